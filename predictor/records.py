@@ -1,0 +1,56 @@
+"""The traffic record: one row per request, and the only contract between serving and training."""
+
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+RECORD_VERSION: Final = 1
+
+
+class Outcome(StrEnum):
+    """How a request ended; each request has exactly one."""
+
+    COMPLETED = "completed"
+    ENGINE_ERROR = "engine_error"
+    ENGINE_LOST = "engine_lost"
+    CLIENT_GONE = "client_gone"
+    REFUSED_INVALID = "refused_invalid"
+    REFUSED_FULL = "refused_full"
+    REFUSED_DRAINING = "refused_draining"
+    EXPIRED = "expired"
+    INTERNAL_ERROR = "internal_error"
+
+
+class TrafficRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What was known and predicted of a request, and what came of it. No prompt text.
+
+    Times: `arrival_us` in microseconds since the Unix epoch, the rest in seconds from arrival. `output_tokens`
+    counts all completion tokens, reasoning included; None where the engine did not say.
+    """
+
+    request_id: str
+    arrival_us: int
+    api: str
+    outcome: Outcome
+    version: int = RECORD_VERSION
+    status: int = 0
+    model: str | None = None
+    class_name: str = "standard"
+    tenant: str = "default"
+    replica: str | None = None
+    stream: bool = False
+    policy: str = ""
+    mode: str = ""
+    artifact: str = ""
+    quantile: float | None = None
+    predicted_tokens: float | None = None
+    key_us: int | None = None
+    max_tokens: int | None = None
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None
+    output_tokens: int | None = None
+    finish_reason: str | None = None
+    queue_s: float | None = None
+    ttft_s: float | None = None
+    e2e_s: float | None = None

@@ -1,0 +1,145 @@
+"""What a client asked for: one typed view of an OpenAI, Anthropic or SGLang request body, decoded once.
+
+Only the fields that Headway reads are named; everything else passes through to the engine unread.
+"""
+
+from enum import StrEnum
+from typing import Any, Final
+
+import msgspec
+
+
+class Api(StrEnum):
+    """The dialect a scheduled route speaks; the value is the route's path."""
+
+    CHAT = "/v1/chat/completions"
+    COMPLETIONS = "/v1/completions"
+    RESPONSES = "/v1/responses"
+    MESSAGES = "/v1/messages"
+    GENERATE = "/generate"
+
+
+class Part(msgspec.Struct, frozen=True):
+    """One part of a multi-part message: text, an image, audio, a tool result, …"""
+
+    type: str = "text"
+    text: str | None = None
+
+
+class Message(msgspec.Struct, frozen=True):
+    """One turn of a conversation, or one input item of the responses API."""
+
+    role: str = ""
+    content: str | list[str | Part] | None = None
+    type: str | None = None
+    tool_calls: list[msgspec.Raw] | None = None
+
+
+class ResponseFormat(msgspec.Struct, frozen=True):
+    """`response_format` of chat and completions, or `text.format` of responses."""
+
+    type: str = "text"
+    json_schema: msgspec.Raw | None = None
+    schema: msgspec.Raw | None = None
+
+
+class StreamOptions(msgspec.Struct, frozen=True):
+    """`stream_options`: whether the client asked for a usage event itself."""
+
+    include_usage: bool | None = None
+
+
+class Reasoning(msgspec.Struct, frozen=True):
+    """`reasoning` of the responses API and `thinking` of the messages API."""
+
+    effort: str | None = None
+    type: str | None = None
+    budget_tokens: int | None = None
+
+
+class SamplingParams(msgspec.Struct, frozen=True):
+    """`sampling_params` of SGLang's /generate."""
+
+    max_new_tokens: int | None = None
+    min_new_tokens: int | None = None
+    temperature: float | None = None
+    n: int | None = None
+    stop: str | list[str] | None = None
+    json_schema: str | None = None
+    regex: str | None = None
+
+
+class RequestBody(msgspec.Struct, frozen=True):
+    """The fields of a request body that Headway reads, over all dialects. Absent ones are None.
+
+    `prompt` may hold text, texts, token ids, or lists of token ids. `input` is the responses API's, `text`
+    SGLang's prompt (a string or strings) or the responses API's format object.
+    """
+
+    model: str | None = None
+    messages: list[Message] | None = None
+    prompt: str | list[str | int | list[int]] | None = None
+    input: str | list[str | Message] | None = None
+    input_ids: list[int | list[int]] | None = None
+    text: Any = None
+    system: str | list[str | Part] | None = None
+    instructions: str | None = None
+
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    priority: int | None = None
+
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    max_output_tokens: int | None = None
+    min_tokens: int | None = None
+    ignore_eos: bool | None = None
+    n: int | None = None
+    best_of: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    stop: str | list[str] | None = None
+    stop_sequences: list[str] | None = None
+    seed: int | None = None
+    logprobs: bool | int | None = None
+
+    tools: list[msgspec.Raw] | None = None
+    tool_choice: Any = None
+    response_format: ResponseFormat | None = None
+    structured_outputs: msgspec.Raw | None = None
+    reasoning_effort: str | None = None
+    reasoning: Reasoning | None = None
+    thinking: Reasoning | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    sampling_params: SamplingParams | None = None
+
+
+# Engines coerce `"7"` to 7 and `"true"` to true (pydantic's lax mode); strict=False reads what they read.
+_DECODER: Final = msgspec.json.Decoder(RequestBody, strict=False)
+
+
+def decode_body(raw: bytes) -> RequestBody:
+    """Decode a request body.
+
+    Raises `msgspec.DecodeError` where it is not JSON, and its subclass `msgspec.ValidationError`, which names
+    the path, where a field has the wrong type.
+    """
+    return _DECODER.decode(raw)
+
+
+def body_from_dict(row: dict[str, Any]) -> RequestBody:
+    """The same view of a body that is already a dictionary, such as a row of a lengths file."""
+    return msgspec.convert(row, RequestBody, strict=False)
+
+
+class InferenceRequest(msgspec.Struct, frozen=True):
+    """A request as it arrived. `arrival_us` is microseconds since the Unix epoch (see proxy.clock)."""
+
+    request_id: str
+    api: Api
+    body: RequestBody
+    arrival_us: int
+    tenant: str = "default"
+    class_name: str = "standard"
