@@ -1,0 +1,36 @@
+"""The prompts that ship with Headway, to record how long a real model's answers are without private traffic."""
+
+import hashlib
+from importlib.resources import files
+from typing import Literal, TypeAlias
+
+import msgspec
+
+Split: TypeAlias = Literal["train", "measure"]
+
+
+class Message(msgspec.Struct, frozen=True):
+    """One turn of a conversation, as the chat API spells it."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Prompt(msgspec.Struct, frozen=True):
+    """A conversation that waits for an answer: an optional system turn, then user and assistant in turn."""
+
+    id: str
+    kind: str
+    messages: tuple[Message, ...]
+
+    @property
+    def split(self) -> Split:
+        """The half it belongs to: a function of the id alone, so that new prompts never move old ones."""
+        digest = hashlib.sha256(self.id.encode()).digest()
+        return "train" if digest[0] < 128 else "measure"
+
+
+def load_prompts() -> list[Prompt]:
+    """All shipped prompts, in file order."""
+    lines = files("training").joinpath("data", "prompts.jsonl").read_bytes()
+    return msgspec.json.Decoder(Prompt).decode_lines(lines)
