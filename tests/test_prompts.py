@@ -71,7 +71,7 @@ def test_long_system_prompts_are_shared(prompts: list[Prompt]) -> None:
 
 
 def test_both_halves_hold_every_kind_alike(prompts: list[Prompt]) -> None:
-    """A ranker trained on one half meets the same mix in the other: per kind the halves differ by at most one."""
+    """A ranker trained on one half meets the same mix in the other: at most one more of any kind."""
     halves = Counter((prompt.kind, prompt.split) for prompt in prompts)
     assert all(abs(halves[kind, "train"] - halves[kind, "measure"]) <= 1 for kind in KINDS)
 

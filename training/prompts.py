@@ -1,4 +1,4 @@
-"""The prompts that ship with Headway, to record how long a real model's answers are without private traffic."""
+"""The prompts that ship with Headway, to record a real model's answer lengths without private traffic."""
 
 import hashlib
 from importlib.resources import files
