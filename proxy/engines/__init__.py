@@ -1,0 +1,1 @@
+"""What differs between engines, behind one protocol."""

@@ -1,0 +1,38 @@
+"""The protocol between the request's path and an engine's dialect."""
+
+from typing import Protocol
+
+import msgspec
+
+from predictor.request import Api, RequestBody
+
+
+class Outgoing(msgspec.Struct, frozen=True):
+    """What goes to the engine: the body's bytes and the headers to add. `added_usage`: we asked for usage."""
+
+    body: bytes
+    headers: dict[str, str]
+    added_usage: bool
+
+
+class EngineAdapter(Protocol):
+    """One engine's way to take a priority and to report usage."""
+
+    @property
+    def kind(self) -> str:
+        """vllm, sglang or generic."""
+        ...
+
+    @property
+    def health_path(self) -> str:
+        """A GET route without side effects that answers 200 when the engine can serve."""
+        ...
+
+    @property
+    def takes_priority(self) -> bool:
+        """Whether a priority can be sent at all."""
+        ...
+
+    def outgoing(self, api: Api, raw: bytes, body: RequestBody, priority: int | None) -> Outgoing:
+        """Make the request for the engine. `priority`: lower first; None: leave the order to arrival."""
+        ...

@@ -1,0 +1,77 @@
+"""One request's life in the proxy, from its first byte to its one end: what was known, and when."""
+
+import msgspec
+
+from predictor.prediction import Prediction
+from predictor.records import Outcome, TrafficRecord
+from predictor.request import Api, RequestBody
+from proxy.sse import Usage
+
+
+class Exchange(msgspec.Struct, eq=False):
+    """Filled in on the way; `record` makes the traffic record of it. Times in microseconds of the clock."""
+
+    request_id: str
+    api: Api
+    arrival_us: int
+    seq: int
+    body: RequestBody | None = None
+    prediction: Prediction | None = None
+    key_us: int | None = None
+    replica: str | None = None
+    dispatched_us: int | None = None
+    first_byte_us: int | None = None
+    done_us: int | None = None
+    status: int = 0
+    usage: Usage | None = None
+    finish_reason: str | None = None
+    outcome: Outcome | None = None
+
+    def end(self, outcome: Outcome) -> None:
+        """Fix how it ended. The first end counts; there is only one."""
+        if self.outcome is None:
+            self.outcome = outcome
+
+    def queue_s(self) -> float | None:
+        """Seconds between arrival and dispatch; None where it was never sent."""
+        return self._since_arrival(self.dispatched_us)
+
+    def ttft_s(self) -> float | None:
+        """Seconds between arrival and the answer's first byte."""
+        return self._since_arrival(self.first_byte_us)
+
+    def e2e_s(self) -> float | None:
+        """Seconds between arrival and the answer's last byte."""
+        return self._since_arrival(self.done_us)
+
+    def _since_arrival(self, then_us: int | None) -> float | None:
+        return None if then_us is None else (then_us - self.arrival_us) / 1e6
+
+    def record(self, *, policy: str, mode: str, artifact: str) -> TrafficRecord:
+        """The row of the traffic log."""
+        body = self.body or RequestBody()
+        usage = self.usage or Usage()
+        return TrafficRecord(
+            request_id=self.request_id,
+            arrival_us=self.arrival_us,
+            api=self.api.value,
+            outcome=self.outcome or Outcome.INTERNAL_ERROR,
+            status=self.status,
+            model=body.model,
+            replica=self.replica,
+            stream=bool(body.stream),
+            policy=policy,
+            mode=mode,
+            artifact=artifact,
+            quantile=self.prediction.quantile if self.prediction else None,
+            predicted_tokens=self.prediction.tokens if self.prediction else None,
+            key_us=self.key_us,
+            max_tokens=body.max_completion_tokens or body.max_tokens,
+            prompt_tokens=usage.prompt_tokens,
+            cached_tokens=usage.cached_tokens,
+            output_tokens=usage.completion_tokens,
+            finish_reason=self.finish_reason,
+            queue_s=self.queue_s(),
+            ttft_s=self.ttft_s(),
+            e2e_s=self.e2e_s(),
+        )

@@ -1,0 +1,66 @@
+"""Watching the engines: which of them answer, asked in the background and never on a request's path."""
+
+import asyncio
+import logging
+from typing import Final
+
+from multidict import CIMultiDict
+
+from proxy.clock import Clock
+from proxy.dispatcher import Dispatcher
+from proxy.engines.adapter import EngineAdapter
+from proxy.errors import HeadwayError
+from proxy.upstream import Upstream
+
+_LOG: Final = logging.getLogger("headway.health")
+_INTERVAL_S: Final = 1.0
+_TIMEOUT_S: Final = 5.0
+
+
+class HealthWatch:
+    """Asks each engine's health route once a second and tells the scheduler who can be sent to."""
+
+    def __init__(
+        self, dispatcher: Dispatcher, adapter: EngineAdapter, upstream: Upstream, clock: Clock
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._adapter = adapter
+        self._upstream = upstream
+        self._clock = clock
+
+    @property
+    def any_available(self) -> bool:
+        """Whether at least one engine answered last time."""
+        return any(replica.available for replica in self._dispatcher.scheduler.replicas)
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        while True:
+            await self.check()
+            await asyncio.sleep(_INTERVAL_S)
+
+    async def check(self) -> None:
+        """Ask every engine once, side by side."""
+        names = [replica.name for replica in self._dispatcher.scheduler.replicas]
+        answers = await asyncio.gather(*(self._answers(name) for name in names))
+        for name, available in zip(names, answers, strict=True):
+            self.note(name, available)
+
+    def note(self, name: str, available: bool) -> None:
+        """An engine was found there or gone, here or on a request's path."""
+        scheduler = self._dispatcher.scheduler
+        known = next(replica.available for replica in scheduler.replicas if replica.name == name)
+        if known != available:
+            _LOG.warning("engine %s is %s", name, "back" if available else "gone")
+            self._dispatcher.wake(scheduler.set_available(name, available, self._clock.now_us()))
+
+    async def _answers(self, name: str) -> bool:
+        try:
+            async with asyncio.timeout(_TIMEOUT_S):
+                response = await self._upstream.open(
+                    name, "GET", self._adapter.health_path, CIMultiDict(), None
+                )
+        except (HeadwayError, TimeoutError):
+            return False
+        async with response:
+            return response.status == 200

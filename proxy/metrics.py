@@ -1,0 +1,52 @@
+"""What the proxy counts, in Prometheus form, with its handles bound once so that counting costs little."""
+
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import generate_latest
+
+from predictor.records import Outcome
+from predictor.request import Api
+from proxy.exchange import Exchange
+
+_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+
+
+class Metrics:
+    """One registry per proxy; nothing is global, so several can live in one process."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._requests = Counter(
+            "headway_requests", "Requests by route and how they ended.", ["api", "outcome"], registry=self.registry
+        )
+        self._queue = self._histogram("headway_queue_seconds", "Seconds from arrival to dispatch.")
+        self._ttft = self._histogram("headway_time_to_first_token_seconds", "Seconds from arrival to first byte.")
+        self._e2e = self._histogram("headway_e2e_seconds", "Seconds from arrival to last byte.")
+        self._tokens = Counter("headway_output_tokens", "Tokens that engines generated.", registry=self.registry)
+        self._outcomes = {
+            (api.value, outcome): self._requests.labels(api.value, outcome.value) for api in Api for outcome in Outcome
+        }
+
+    def _histogram(self, name: str, text: str) -> Histogram:
+        return Histogram(name, text, buckets=_SECONDS, registry=self.registry)
+
+    def gauge(self, name: str, text: str) -> Gauge:
+        """A gauge that its owner fills, by `set_function`."""
+        return Gauge(name, text, registry=self.registry)
+
+    def observe(self, exchange: Exchange, outcome: Outcome) -> None:
+        """Count one ended exchange."""
+        self._outcomes[exchange.api.value, outcome].inc()
+        if exchange.dispatched_us is not None:
+            self._queue.observe((exchange.dispatched_us - exchange.arrival_us) / 1e6)
+        if exchange.first_byte_us is not None:
+            self._ttft.observe((exchange.first_byte_us - exchange.arrival_us) / 1e6)
+        if exchange.done_us is not None:
+            self._e2e.observe((exchange.done_us - exchange.arrival_us) / 1e6)
+        if exchange.usage is not None and exchange.usage.completion_tokens:
+            self._tokens.inc(exchange.usage.completion_tokens)
+
+    def exposition(self) -> bytes:
+        """The text of /metrics."""
+        return generate_latest(self.registry)

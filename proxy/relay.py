@@ -1,0 +1,156 @@
+"""The way out: the engine's bytes to the client, observed as they pass."""
+
+from collections.abc import Callable
+from typing import Final
+
+import aiohttp
+import msgspec
+from aiohttp import web
+from multidict import CIMultiDict
+
+from predictor.records import Outcome
+from proxy.clock import Clock
+from proxy.errors import EngineGarbage, EngineRefused, HeadwayError
+from proxy.exchange import Exchange
+from proxy.headers import to_client
+from proxy.sse import StreamObserver, decode_answer, error_in
+from proxy.upstream import Upstream
+
+# A unary answer up to this long is read whole, checked, and sent with its length; a longer one streams.
+_WHOLE_BYTES: Final = 4 << 20
+_JSON: Final = "application/json"
+_EVENT_STREAM: Final = "text/event-stream"
+
+
+class Relay:
+    """Carries the engine's answer to one request to its client."""
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        clock: Clock,
+        request: web.BaseRequest,
+        exchange: Exchange,
+        engine_done: Callable[[], None],
+    ) -> None:
+        """`engine_done` is called as soon as the engine has sent its last byte."""
+        self._upstream = upstream
+        self._clock = clock
+        self._request = request
+        self._exchange = exchange
+        self._engine_done = engine_done
+
+    async def answer(
+        self, engine: aiohttp.ClientResponse, ours: dict[str, str], *, drop_usage: bool
+    ) -> web.StreamResponse:
+        """Send the engine's answer, with the headers `ours` added.
+
+        Raises a HeadwayError only while nothing has gone to the client, so that a clear error still can.
+        """
+        self._exchange.status = engine.status
+        headers = to_client(engine.headers, ours)
+        if engine.content_type == _EVENT_STREAM and engine.status == 200:
+            return await self._stream(engine, headers, StreamObserver(drop_usage=drop_usage))
+        return await self._unary(engine, headers)
+
+    async def _unary(self, engine: aiohttp.ClientResponse, headers: CIMultiDict[str]) -> web.StreamResponse:
+        whole = b""
+        while chunk := await self._read(engine):
+            whole += chunk
+            if len(whole) > _WHOLE_BYTES:
+                return await self._long(engine, headers, whole)
+        self._finish()
+        self._check(engine, whole)
+        return web.Response(body=whole, status=engine.status, reason=engine.reason, headers=headers)
+
+    def _check(self, engine: aiohttp.ClientResponse, whole: bytes) -> None:
+        """Read what the answer says of itself; raise EngineGarbage where a good status carries no JSON."""
+        if engine.status != 200:
+            self._exchange.end(Outcome.ENGINE_ERROR)
+            return
+        if engine.content_type != _JSON:
+            raise EngineGarbage(f"The engine answered 200 with {engine.content_type}, not {_JSON}.")
+        try:
+            answer = decode_answer(whole)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise EngineGarbage(f"The engine answered 200 with broken JSON: {error}") from error
+        self._exchange.usage = answer.usage
+        self._exchange.finish_reason = answer.finish_reason
+        self._exchange.end(Outcome.COMPLETED)
+
+    async def _long(
+        self, engine: aiohttp.ClientResponse, headers: CIMultiDict[str], head: bytes
+    ) -> web.StreamResponse:
+        """A long unary answer goes on as it comes; its usage stays unknown."""
+        response = await self._begin(engine, headers)
+        await response.write(head)
+        try:
+            while chunk := await self._read(engine):
+                await response.write(chunk)
+        except HeadwayError as error:
+            return self._cut(error)
+        self._finish()
+        self._exchange.end(Outcome.COMPLETED if engine.status == 200 else Outcome.ENGINE_ERROR)
+        await response.write_eof()
+        return response
+
+    async def _stream(
+        self, engine: aiohttp.ClientResponse, headers: CIMultiDict[str], observer: StreamObserver
+    ) -> web.StreamResponse:
+        head = await self._first_event(engine, observer)
+        response = await self._begin(engine, headers)
+        if head:
+            await response.write(head)
+        try:
+            while chunk := await self._read(engine):
+                if kept := observer.feed(chunk):
+                    await response.write(kept)
+        except HeadwayError as error:
+            await response.write(b"data: " + error.body() + b"\n\n")
+            return self._cut(error)
+        finally:
+            self._exchange.usage = observer.usage
+            self._exchange.finish_reason = observer.finish_reason
+        if rest := observer.close():
+            await response.write(rest)
+        self._finish()
+        self._exchange.end(Outcome.COMPLETED)
+        await response.write_eof()
+        return response
+
+    async def _first_event(self, engine: aiohttp.ClientResponse, observer: StreamObserver) -> bytes:
+        """Read up to the end of the first event, so that an engine's refusal can still become a status."""
+        head = kept = b""
+        while not observer.events:
+            chunk = await self._read(engine)
+            if not chunk:
+                raise EngineGarbage("The engine ended its stream before the first event.")
+            head += chunk
+            kept += observer.feed(chunk)
+        if refused := error_in(head):
+            message, status = refused
+            raise EngineRefused(message, status=status)
+        return kept
+
+    async def _read(self, engine: aiohttp.ClientResponse) -> bytes:
+        chunk = await self._upstream.read(engine, self._exchange.replica or "")
+        if self._exchange.first_byte_us is None:
+            self._exchange.first_byte_us = self._clock.now_us()
+        return chunk
+
+    async def _begin(self, engine: aiohttp.ClientResponse, headers: CIMultiDict[str]) -> web.StreamResponse:
+        response = web.StreamResponse(status=engine.status, reason=engine.reason, headers=headers)
+        await response.prepare(self._request)
+        return response
+
+    def _finish(self) -> None:
+        self._exchange.done_us = self._clock.now_us()
+        self._engine_done()
+
+    def _cut(self, error: HeadwayError) -> web.StreamResponse:
+        """The engine was lost after the answer had begun: close without the last chunk, so that nobody takes
+        it for whole."""
+        self._exchange.end(error.outcome)
+        if self._request.transport is not None:
+            self._request.transport.close()
+        raise ConnectionResetError(error.message)

@@ -1,0 +1,73 @@
+"""Requests that wait, in two orders at once: by key, and by arrival. Removal is lazy, cost is logarithmic."""
+
+import heapq
+from collections import deque
+
+from proxy.scheduling.queued import QueuedRequest, State
+
+
+class WaitingQueue:
+    """A priority queue of waiting requests that can also give up its oldest one.
+
+    Entries whose request has left (dispatched, cancelled) or was given another key are dropped when they come
+    to the top; when more than half of the entries are such, both orders are rebuilt.
+    """
+
+    def __init__(self) -> None:
+        self._by_key: list[tuple[int, int, QueuedRequest]] = []
+        self._by_arrival: deque[QueuedRequest] = deque()
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __repr__(self) -> str:
+        return f"<WaitingQueue {self._size} waiting, {len(self._by_key)} entries>"
+
+    def add(self, item: QueuedRequest) -> None:
+        """Add a new request; its key and seq are set. Arrivals come in the order of their seq."""
+        item.state = State.WAITING
+        heapq.heappush(self._by_key, (item.key_us, item.seq, item))
+        self._by_arrival.append(item)
+        self._size += 1
+
+    def rekey(self, item: QueuedRequest, key_us: int) -> None:
+        """Move a waiting request to another place in key order; its age stays."""
+        item.key_us = key_us
+        heapq.heappush(self._by_key, (key_us, item.seq, item))
+        self._compact()
+
+    def remove(self, item: QueuedRequest, state: State) -> None:
+        """Take a waiting request out, leaving it in `state`."""
+        item.state = state
+        self._size -= 1
+        self._compact()
+
+    def first(self) -> QueuedRequest | None:
+        """The request with the lowest key; None when nobody waits."""
+        while self._by_key:
+            key_us, _, item = self._by_key[0]
+            if item.state is State.WAITING and item.key_us == key_us:
+                return item
+            heapq.heappop(self._by_key)
+        return None
+
+    def oldest(self) -> QueuedRequest | None:
+        """The request that has waited longest; None when nobody waits."""
+        while self._by_arrival:
+            if self._by_arrival[0].state is State.WAITING:
+                return self._by_arrival[0]
+            self._by_arrival.popleft()
+        return None
+
+    def in_key_order(self) -> list[QueuedRequest]:
+        """All waiting requests, best first: for the status page and for switching policies."""
+        live = (item for item in self._by_arrival if item.state is State.WAITING)
+        return sorted(live, key=lambda item: (item.key_us, item.seq))
+
+    def _compact(self) -> None:
+        if len(self._by_key) > 64 and len(self._by_key) > 2 * self._size:
+            live = [item for item in self._by_arrival if item.state is State.WAITING]
+            self._by_arrival = deque(live)
+            self._by_key = [(item.key_us, item.seq, item) for item in live]
+            heapq.heapify(self._by_key)

@@ -1,0 +1,65 @@
+"""`headway serve`: read the settings, run the proxy until a signal, drain, stop."""
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sqlite3
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import uvloop
+
+from proxy.app import Headway
+from proxy.settings import Settings, SettingsError, load_settings
+
+_LOG: Final = logging.getLogger("headway")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """One flag per setting."""
+    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file with the same keys")
+    for field in Settings.__struct_fields__:
+        flag = "--" + field.replace("_", "-")
+        if field == "engine":
+            parser.add_argument(flag, action="append", metavar="URL", help="an engine's base URL; repeat it")
+        else:
+            parser.add_argument(flag, metavar="VALUE", help=None)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until SIGTERM or SIGINT; returns the exit status."""
+    try:
+        settings = load_settings(_given(args), os.environ, args.config)
+    except SettingsError as error:
+        print(f"headway: {error}", file=sys.stderr)
+        return 2
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    )
+    try:
+        uvloop.run(_serve(settings))
+    except (OSError, sqlite3.Error) as error:
+        print(f"headway: cannot start: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _given(args: argparse.Namespace) -> dict[str, Any]:
+    named = {field: getattr(args, field, None) for field in Settings.__struct_fields__}
+    return {field: value for field, value in named.items() if value is not None}
+
+
+async def _serve(settings: Settings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    headway = Headway(settings)
+    await headway.start()
+    _LOG.info("serving on %s in front of %s", headway.url, ", ".join(settings.engine))
+    await stop.wait()
+    await headway.drain()
+    await headway.stop()

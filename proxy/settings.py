@@ -1,0 +1,136 @@
+"""The configuration: one typed table that TOML, `HEADWAY_*` variables and flags all fill, in that order."""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+ENV_PREFIX = "HEADWAY_"
+
+
+class SettingsError(ValueError):
+    """The configuration is wrong; the message names the key and the source."""
+
+
+def default_state_dir() -> str:
+    """Where Headway keeps its log and artifacts: `$XDG_STATE_HOME/headway`."""
+    base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return str(Path(base) / "headway")
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything `headway serve` can be told. The descriptions are the published table."""
+
+    engine: Annotated[tuple[str, ...], Meta(description="Base URL of an engine; give it once per replica.")]
+    engine_kind: Annotated[
+        Literal["auto", "vllm", "sglang", "generic"],
+        Meta(description="The engine's kind; auto asks the engine."),
+    ] = "auto"
+    host: Annotated[str, Meta(description="Address that clients connect to.")] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535, description="Port that clients connect to; 0: any free.")] = 8080
+    admin_host: Annotated[str, Meta(description="Address of the admin port.")] = "127.0.0.1"
+    admin_port: Annotated[
+        Annotated[int, Meta(ge=0, le=65535)] | None,
+        Meta(description="Port of full /metrics and status; 0: any free, absent: off."),
+    ] = None
+    state: Annotated[str, Meta(description="Directory of the traffic log and artifacts.")] = msgspec.field(
+        default_factory=default_state_dir
+    )
+    traffic_log: Annotated[bool, Meta(description="Write the traffic log (numbers only, no text).")] = True
+
+    mode: Annotated[
+        Literal["engine", "hold", "hybrid"],
+        Meta(
+            description="Who orders: the engine's queue, the proxy's, or the proxy's beyond a window "
+            "and the engine's within it."
+        ),
+    ] = "hybrid"
+    policy: Annotated[Literal["fcfs", "quantile", "sjf"], Meta(description="The order.")] = "quantile"
+    max_overtake: Annotated[
+        float, Meta(ge=0, le=86_400, description="D: seconds by which a later request may pass an earlier one.")
+    ] = 120.0
+    window: Annotated[
+        int, Meta(ge=1, description="Requests at one engine at once (hold and hybrid).")
+    ] = 16
+    lane_share: Annotated[
+        float, Meta(ge=0, le=1, description="Share of dispatches that go to the oldest waiter.")
+    ] = 0.0
+    max_waiting: Annotated[int, Meta(ge=1, description="Requests that may wait; beyond it 429.")] = 10_000
+
+    max_body_bytes: Annotated[int, Meta(ge=1, description="Longest request body.")] = 64 << 20
+    max_header_bytes: Annotated[int, Meta(ge=512, description="Longest header line.")] = 32_768
+    body_timeout_s: Annotated[float, Meta(gt=0, description="Seconds a client may take to send its body.")] = 60.0
+    connect_timeout_s: Annotated[float, Meta(gt=0, description="Seconds to connect to an engine.")] = 5.0
+    engine_timeout_s: Annotated[
+        float, Meta(gt=0, description="Seconds an engine may be silent, before or within an answer.")
+    ] = 3600.0
+    keepalive_s: Annotated[
+        float, Meta(gt=0, description="Seconds an idle connection from a client is kept open.")
+    ] = 75.0
+    engine_keepalive_s: Annotated[
+        float, Meta(gt=0, description="Seconds an idle connection to an engine is reused (vLLM closes after 5).")
+    ] = 3.0
+    drain_s: Annotated[float, Meta(ge=0, description="Seconds that SIGTERM leaves running requests.")] = 600.0
+    engine_api_key_file: Annotated[
+        str | None, Meta(description="File with the engine's key; absent: the client's key is passed on.")
+    ] = None
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="Log level.")] = "info"
+
+
+def load_settings(
+    flags: Mapping[str, Any], env: Mapping[str, str], config: Path | None = None
+) -> Settings:
+    """Merge TOML file, environment and flags, the later winning, into checked settings.
+
+    `flags` holds only what was given on the command line. Raises SettingsError naming the key.
+    """
+    merged: dict[str, Any] = {}
+    merged.update(_from_toml(config) if config else {})
+    merged.update(_from_env(env))
+    merged.update(flags)
+    if not merged.get("engine"):
+        raise SettingsError("no engine: give --engine http://HOST:PORT, or `engine` in the configuration file")
+    try:
+        settings = msgspec.convert(merged, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        raise SettingsError(f"bad configuration: {error}") from error
+    for url in settings.engine:
+        _check_url(url)
+    return settings
+
+
+def _from_toml(path: Path) -> dict[str, Any]:
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"cannot read {path}: {error}") from error
+    return {name: _as_list(name, value) for name, value in table.items()}
+
+
+def _from_env(env: Mapping[str, str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in env.items():
+        if name.startswith(ENV_PREFIX) and name != f"{ENV_PREFIX}DATA":
+            key = name.removeprefix(ENV_PREFIX).lower()
+            if key not in Settings.__struct_fields__:
+                raise SettingsError(f"the environment variable {name} is no setting; see `headway serve --help`")
+            found[key] = _as_list(key, value)
+    return found
+
+
+def _as_list(name: str, value: Any) -> Any:
+    if name == "engine" and isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return value
+
+
+def _check_url(url: str) -> None:
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme not in ("http", "https") or not rest.strip("/"):
+        raise SettingsError(f"--engine {url}: give a base URL such as http://127.0.0.1:8000")
+    if rest.rstrip("/").endswith("/v1"):
+        raise SettingsError(f"--engine {url}: leave out /v1; the routes are added to the base URL")
