@@ -1,0 +1,194 @@
+"""Artifact directories: written whole, read only after every file's SHA-256 was checked, never unpickled.
+
+    metadata.json      what it is: schema, how it was trained, the SHA-256 of every other file
+    text_head.npz      hashed n-grams -> dense outputs
+    booster-N.txt.gz   LightGBM models, averaged
+    calibration.json   score -> quantile, tokens, spread
+    selftest.json      one row and the score it must give
+"""
+
+import gzip
+import hashlib
+import os
+import tempfile
+import zlib
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from predictor.booster import Booster, BoosterError
+from predictor.calibration import Calibration
+from predictor.errors import ArtifactError, HashMismatchError, SchemaMismatchError
+from predictor.features.extractor import schema_of
+from predictor.features.schema import FloatArray, Schema
+from predictor.text_head import TextHead
+
+FORMAT_VERSION: Final = 1
+METADATA: Final = "metadata.json"
+_HEAD: Final = "text_head.npz"
+_CALIBRATION: Final = "calibration.json"
+_SELFTEST: Final = "selftest.json"
+_MAX_FILE_BYTES: Final = 256 << 20
+_SELFTEST_TOLERANCE: Final = 1e-5
+
+
+class Member(msgspec.Struct, frozen=True):
+    """One booster of the ensemble: its file, objective, and how its raw score enters the mean."""
+
+    file: str
+    objective: str
+    weight: float
+    center: float
+    scale: float
+
+
+class Metadata(msgspec.Struct, frozen=True):
+    """metadata.json. `sha256` covers every file but this one; `training` is free for the trainer's notes."""
+
+    name: str
+    schema_id: str
+    feature_names: list[str]
+    members: list[Member]
+    sha256: dict[str, str]
+    format_version: int = FORMAT_VERSION
+    created: str = ""
+    training: dict[str, Any] = {}
+
+
+class SelfTest(msgspec.Struct, frozen=True):
+    """A row (NaN written as null) and the score that the ensemble must give it."""
+
+    row: list[float | None]
+    score: float
+
+
+class Artifact(msgspec.Struct, frozen=True):
+    """A ranker that is loaded and has passed its self-test."""
+
+    metadata: Metadata
+    schema: Schema
+    head: TextHead
+    boosters: list[tuple[Member, Booster]]
+    calibration: Calibration
+
+    def score(self, row: FloatArray) -> float:
+        """The ensemble's score: the weighted mean of its members' standardised raw scores."""
+        total = 0.0
+        for member, booster in self.boosters:
+            total += member.weight * (booster.score(row) - member.center) / member.scale
+        return total
+
+
+def read_metadata(directory: Path) -> Metadata:
+    """Parse metadata.json alone. Raises ArtifactError."""
+    data = _read(directory, METADATA)
+    try:
+        metadata = msgspec.json.decode(data, type=Metadata)
+    except msgspec.DecodeError as error:
+        raise ArtifactError(directory, f"{METADATA} is not valid: {error}") from error
+    if metadata.format_version != FORMAT_VERSION:
+        raise ArtifactError(
+            directory, f"format {metadata.format_version}; this version reads format {FORMAT_VERSION}"
+        )
+    return metadata
+
+
+def load_artifact(directory: Path) -> Artifact:
+    """Check hashes, parse, check the schema, run the self-test. Raises ArtifactError or a subclass.
+
+    LightGBM may abort the whole process on a damaged model whose hash is right: try an artifact that is not
+    known to be good with `predictor.trial.try_artifact` first.
+    """
+    metadata = read_metadata(directory)
+    files = {name: _verified(directory, name, digest) for name, digest in metadata.sha256.items()}
+    try:
+        head = TextHead.from_bytes(files[_HEAD])
+        schema = schema_of(head)
+        _check_schema(directory, metadata, schema)
+        boosters = [
+            (member, Booster.from_bytes(gzip.decompress(files[member.file]), len(schema.names)))
+            for member in metadata.members
+        ]
+        calibration = msgspec.json.decode(files[_CALIBRATION], type=Calibration)
+        selftest = msgspec.json.decode(files[_SELFTEST], type=SelfTest)
+    except KeyError as error:
+        raise ArtifactError(directory, f"metadata.json lists no {error}") from error
+    except (BoosterError, ValueError, OSError, EOFError, zlib.error) as error:
+        raise ArtifactError(directory, f"cannot be read: {error}") from error
+    artifact = Artifact(metadata=metadata, schema=schema, head=head, boosters=boosters, calibration=calibration)
+    _run_selftest(directory, artifact, selftest)
+    return artifact
+
+
+def save_artifact(directory: Path, files: dict[str, bytes], metadata: Metadata) -> None:
+    """Write an artifact beside its destination and move it into place, so that no reader sees half of one.
+
+    Raises ArtifactError where `directory` exists and is not an artifact.
+    """
+    if directory.exists() and any(directory.iterdir()) and not (directory / METADATA).exists():
+        raise ArtifactError(directory, "exists and is not an artifact; choose another --out")
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    listed = msgspec.structs.replace(metadata, sha256={name: _sha256(data) for name, data in files.items()})
+    with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".artifact-") as name:
+        staged = Path(name) / "new"
+        staged.mkdir()
+        for file, data in files.items():
+            (staged / file).write_bytes(data)
+        (staged / METADATA).write_bytes(msgspec.json.format(msgspec.json.encode(listed), indent=1))
+        if directory.exists():
+            os.replace(directory, Path(name) / "old")
+        os.replace(staged, directory)
+
+
+def pack_files(
+    head: TextHead, models: dict[str, str], calibration: Calibration, selftest: SelfTest
+) -> dict[str, bytes]:
+    """The files of an artifact, by name; `models` maps a member's file to LightGBM's text."""
+    files = {name: gzip.compress(text.encode(), 9, mtime=0) for name, text in models.items()}
+    files[_HEAD] = head.to_bytes()
+    files[_CALIBRATION] = msgspec.json.encode(calibration)
+    files[_SELFTEST] = msgspec.json.encode(selftest)
+    return files
+
+
+def _read(directory: Path, name: str) -> bytes:
+    path = directory / name
+    if Path(name).name != name or name.startswith("."):
+        raise ArtifactError(directory, f"{name!r} is not a plain file name")
+    try:
+        if path.stat().st_size > _MAX_FILE_BYTES:
+            raise ArtifactError(directory, f"{name} is larger than {_MAX_FILE_BYTES >> 20} MiB")
+        return path.read_bytes()
+    except OSError as error:
+        raise ArtifactError(directory, f"cannot read {name}: {error.strerror}") from error
+
+
+def _verified(directory: Path, name: str, digest: str) -> bytes:
+    try:
+        data = _read(directory, name)
+    except ArtifactError as error:
+        raise HashMismatchError(directory, error.reason) from error
+    found = _sha256(data)
+    if found != digest:
+        raise HashMismatchError(directory, f"{name} has SHA-256 {found[:16]}…, metadata.json says {digest[:16]}…")
+    return data
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _check_schema(directory: Path, metadata: Metadata, schema: Schema) -> None:
+    if metadata.schema_id != schema.id:
+        raise SchemaMismatchError(directory, artifact_schema=metadata.schema_id, code_schema=schema.id)
+
+
+def _run_selftest(directory: Path, artifact: Artifact, selftest: SelfTest) -> None:
+    if len(selftest.row) != len(artifact.schema.names):
+        raise ArtifactError(directory, f"its self-test row has {len(selftest.row)} values")
+    row = np.array([np.nan if value is None else value for value in selftest.row], dtype=np.float32)
+    score = artifact.score(row)
+    if not abs(score - selftest.score) <= _SELFTEST_TOLERANCE * max(1.0, abs(selftest.score)):
+        raise ArtifactError(directory, f"its self-test row scores {score}, not {selftest.score}")

@@ -1,0 +1,51 @@
+"""From a ranker's score to its quantile, to expected tokens and to their spread: monotone maps, frozen."""
+
+from bisect import bisect_right
+
+import msgspec
+
+from predictor.prediction import Prediction
+
+
+class MonotoneMap(msgspec.Struct, frozen=True):
+    """A non-decreasing piecewise linear map, flat beyond its ends; `x` strictly increases, `y` never falls."""
+
+    x: list[float]
+    y: list[float]
+
+    def __post_init__(self) -> None:
+        if len(self.x) != len(self.y) or not self.x:
+            raise ValueError(f"a map needs as many y as x, and at least one: {len(self.x)} x, {len(self.y)} y")
+        finite = all(abs(value) < 1e300 for value in (*self.x, *self.y))
+        rising = all(a < b for a, b in zip(self.x, self.x[1:], strict=False))
+        if not finite or not rising or any(a > b for a, b in zip(self.y, self.y[1:], strict=False)):
+            raise ValueError("a map needs finite, strictly increasing x and non-decreasing y")
+
+    def __call__(self, score: float) -> float:
+        """The value at `score`; a NaN score takes the last value."""
+        x, y = self.x, self.y
+        place = bisect_right(x, score)
+        if place == 0:
+            return y[0]
+        if place == len(x):
+            return y[-1]
+        share = (score - x[place - 1]) / (x[place] - x[place - 1])
+        return y[place - 1] + share * (y[place] - y[place - 1])
+
+
+class Calibration(msgspec.Struct, frozen=True):
+    """Maps from score to quantile in [0, 1] and to mean, 10th and 90th percentile of output tokens."""
+
+    quantile: MonotoneMap
+    tokens: MonotoneMap
+    p10_tokens: MonotoneMap
+    p90_tokens: MonotoneMap
+
+    def predict(self, score: float) -> Prediction:
+        """The whole prediction of one score."""
+        return Prediction(
+            quantile=min(1.0, max(0.0, self.quantile(score))),
+            tokens=self.tokens(score),
+            p10_tokens=self.p10_tokens(score),
+            p90_tokens=self.p90_tokens(score),
+        )

@@ -1,0 +1,100 @@
+"""Where rows come from: `--from` and `--on` name a lengths file, a Parquet table or a traffic log."""
+
+import gzip
+import json
+import sqlite3
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+Row = dict[str, Any]
+
+
+class DataError(Exception):
+    """Data that cannot be used; the message names the file, the line where there is one, and the remedy."""
+
+
+class SourceRow(NamedTuple):
+    """One row and where it stands, for messages."""
+
+    location: str
+    row: Row
+
+
+def read_source(source: str) -> Iterator[SourceRow]:
+    """Rows of a SRC: `sqlite:///f.db`, `redis://…`, `*.jsonl`, `*.jsonl.gz` or `*.parquet`. Raises DataError."""
+    if source.startswith("sqlite:///"):
+        return _read_sqlite(Path(source.removeprefix("sqlite:///")))
+    if source.startswith(("redis://", "rediss://")):
+        raise DataError(f"{source}: reading a traffic log from Redis is not built yet; use sqlite:///")
+    path = Path(source)
+    if not path.is_file():
+        raise DataError(f"{source}: no such file")
+    if source.endswith(".parquet"):
+        return _read_parquet(path)
+    if source.endswith((".jsonl", ".jsonl.gz")):
+        return _read_jsonl(path)
+    raise DataError(f"{source}: unknown kind of source; use *.jsonl, *.jsonl.gz, *.parquet, sqlite:/// or redis://")
+
+
+def _read_jsonl(path: Path) -> Iterator[SourceRow]:
+    opener = gzip.open if path.suffix == ".gz" else open
+    number = 0
+    try:
+        with opener(path, "rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    yield SourceRow(f"{path}:{number}", _object(f"{path}:{number}", line))
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{path}: damaged or cut off after line {number}: {error}") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _object(location: str, line: bytes) -> Row:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{location}: not JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise DataError(f"{location}: a JSON object is expected, not a {type(row).__name__}")
+    return row
+
+
+def _read_parquet(path: Path) -> Iterator[SourceRow]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise DataError(f"{path}: reading Parquet needs pyarrow: pip install 'headway[parquet]'") from error
+    try:
+        number = 0
+        with pyarrow.parquet.ParquetFile(path) as table:
+            for batch in table.iter_batches(batch_size=2_000):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield SourceRow(f"{path}:row {number}", _present(row))
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"{path}: not a readable Parquet file: {error}") from error
+
+
+def _present(row: Row) -> Row:
+    """Without the columns that are null in this row; `messages` decoded where it is JSON text."""
+    kept = {name: value for name, value in row.items() if value is not None}
+    messages = kept.get("messages")
+    if isinstance(messages, str):
+        kept["messages"] = json.loads(messages)
+    return kept
+
+
+def _read_sqlite(path: Path) -> Iterator[SourceRow]:
+    if not path.is_file():
+        raise DataError(f"sqlite:///{path}: no such file")
+    try:
+        connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+        connection.row_factory = sqlite3.Row
+        for number, row in enumerate(connection.execute("SELECT * FROM traffic ORDER BY arrival_us"), start=1):
+            yield SourceRow(f"sqlite:///{path}:row {number}", _present(dict(row)))
+    except sqlite3.Error as error:
+        raise DataError(f"sqlite:///{path}: not a readable traffic log: {error}") from error
