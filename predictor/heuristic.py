@@ -11,7 +11,12 @@ from predictor.request import InferenceRequest, Message, Part, RequestBody
 _TAIL_CHARACTERS: Final = 2_000
 _MIDDLE: Final = 0.5
 _CUES: Final = (
-    (re.compile(r"\b(yes or no|true or false|one word|single word|only the (number|letter|label))\b", re.I), 0.05),
+    (
+        re.compile(
+            r"\b(yes or no|true or false|one word|single word|only the (number|letter|label))\b", re.I
+        ),
+        0.05,
+    ),
     (re.compile(r"\b(classify|sentiment|which (one|option)|reply with just)\b", re.I), 0.15),
     (re.compile(r"\b(one|a single|1) sentence\b", re.I), 0.3),
     (re.compile(r"\b(translate|summari[sz]e|extract|json)\b", re.I), 0.4),

@@ -10,6 +10,7 @@ from aiohttp import web
 from predictor.heuristic import HeuristicRanker
 from predictor.prediction import Ranker
 from predictor.records import TrafficRecord
+from proxy.active import ActiveCount
 from proxy.clock import Clock
 from proxy.dispatcher import Dispatcher
 from proxy.engines.vllm import VllmAdapter
@@ -28,7 +29,6 @@ from proxy.traffic_log import TrafficLog
 from proxy.upstream import Upstream
 
 _LOG: Final = logging.getLogger("headway")
-_DRAIN_POLL_S: Final = 0.05
 
 
 class Headway:
@@ -50,6 +50,7 @@ class Headway:
         self._scheduler = Scheduler(chosen, lane_share=settings.lane_share)
         self._dispatcher = Dispatcher(self._scheduler, self._clock, max_waiting=settings.max_waiting)
         self._metrics = Metrics()
+        self._active = ActiveCount()
         self._log: TrafficLog | None = None
         self._draining = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -68,19 +69,22 @@ class Headway:
         if settings.traffic_log:
             self._log = TrafficLog(Path(settings.state) / "traffic.db")
         api_key = _read_key(settings.engine_api_key_file)
+        self._health = HealthWatch(
+            self._dispatcher, adapter, self._upstream, self._clock, engine_wait_s=settings.engine_wait_s
+        )
         self._serving = Serving(
-            settings,
-            self._clock,
-            self._ranker,
-            self._dispatcher,
-            adapter,
-            self._upstream,
-            self._metrics,
-            self._record,
-            api_key,
+            settings=settings,
+            clock=self._clock,
+            ranker=self._ranker,
+            dispatcher=self._dispatcher,
+            health=self._health,
+            adapter=adapter,
+            upstream=self._upstream,
+            metrics=self._metrics,
+            record=self._record,
+            api_key=api_key,
         )
         self._passing = Passing(settings, self._scheduler, self._upstream, api_key)
-        self._health = HealthWatch(self._dispatcher, adapter, self._upstream, self._clock)
         window = None if settings.mode == "engine" else settings.window
         for url in settings.engine:
             self._scheduler.add_replica(url.rstrip("/"), window, self._clock.now_us())
@@ -94,9 +98,11 @@ class Headway:
         """Take nothing new, let what waits and runs end, for at most `drain_s` seconds."""
         self._draining = True
         _LOG.info("draining: %d waiting, %d running", self._scheduler.waiting, self._scheduler.running)
-        deadline = asyncio.get_running_loop().time() + self.settings.drain_s
-        while self._active and asyncio.get_running_loop().time() < deadline:
-            await asyncio.sleep(_DRAIN_POLL_S)
+        try:
+            async with asyncio.timeout(self.settings.drain_s):
+                await self._active.idle()
+        except TimeoutError:
+            _LOG.warning("%d requests are cut: drain_s is over", int(self._active))
 
     async def stop(self) -> None:
         """Stop listening, end what is left, write the log out."""
@@ -108,28 +114,29 @@ class Headway:
         if self._log is not None:
             await asyncio.to_thread(self._log.close)
 
-    @property
-    def _active(self) -> int:
-        return self._serving.active + self._passing.active
-
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Every request of the client port comes through here."""
         route = find_route(request.path)
         if route is None:
             return error_response(UnknownRoute(f"There is no route {request.path} here."))
         if request.method != route.method:
-            return error_response(MethodNotAllowed(f"{request.path} takes {route.method}, not {request.method}."))
+            return error_response(
+                MethodNotAllowed(f"{request.path} takes {route.method}, not {request.method}.")
+            )
         if route.handling is Handling.OWN:
             return self._own(route.path)
         if self._draining:
             return error_response(Draining("This proxy is shutting down."))
-        if route.api is not None:
-            return await self._serving.serve(request, route.api)
-        return await self._passing.serve(request)
+        with self._active:
+            if route.api is not None:
+                return await self._serving.serve(request, route.api)
+            return await self._passing.serve(request)
 
     def _own(self, path: str) -> web.Response:
         if path == "/metrics":
-            return web.Response(body=self._metrics.exposition(), headers={"Content-Type": "text/plain; version=0.0.4"})
+            return web.Response(
+                body=self._metrics.exposition(), headers={"Content-Type": "text/plain; version=0.0.4"}
+            )
         ready = self._health.any_available and not self._draining
         if path == "/healthz" or ready:
             return json_response({"status": "ok"})
@@ -142,7 +149,9 @@ class Headway:
     def _watch_gauges(self) -> None:
         gauge = self._metrics.gauge
         gauge("headway_requests_waiting", "Requests held.").set_function(lambda: self._scheduler.waiting)
-        gauge("headway_requests_running", "Requests at engines.").set_function(lambda: self._scheduler.running)
+        gauge("headway_requests_running", "Requests at engines.").set_function(
+            lambda: self._scheduler.running
+        )
         gauge("headway_traffic_log_dropped", "Traffic records lost.").set_function(
             lambda: self._log.dropped if self._log else 0
         )

@@ -3,7 +3,7 @@
 import asyncio
 
 from proxy.clock import Clock
-from proxy.errors import QueueFull
+from proxy.errors import EngineUnreachable, QueueFull
 from proxy.scheduling.queued import QueuedRequest, State
 from proxy.scheduling.scheduler import Scheduler
 
@@ -16,6 +16,7 @@ class Dispatcher:
         self._clock = clock
         self._max_waiting = max_waiting
         self._sleepers: dict[int, asyncio.Future[None]] = {}
+        self._blackout: str | None = None
 
     @property
     def scheduler(self) -> Scheduler:
@@ -25,9 +26,11 @@ class Dispatcher:
     async def admit(self, item: QueuedRequest) -> None:
         """Wait until `item` may be sent to `item.replica`.
 
-        Raises QueueFull at once where too many wait. Cancelled while waiting, the request leaves the queue at
-        once. Whoever returns from here must call `release` exactly once.
+        Raises QueueFull at once where too many wait, EngineUnreachable where no engine is left. Cancelled
+        while waiting, the request leaves the queue at once. Whoever returns from here must call `release`.
         """
+        if self._blackout is not None:
+            raise EngineUnreachable(self._blackout)
         if self._scheduler.waiting >= self._max_waiting:
             raise QueueFull(
                 f"{self._scheduler.waiting} requests wait already (max_waiting is {self._max_waiting}).",
@@ -40,7 +43,7 @@ class Dispatcher:
         self._sleepers[item.seq] = sleeper
         try:
             await sleeper
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, EngineUnreachable):
             # It may have been started in the same turn of the loop: cancel handles both states.
             self.wake(self._scheduler.cancel(item, self._clock.now_us()))
             raise
@@ -50,6 +53,14 @@ class Dispatcher:
     def release(self, item: QueuedRequest) -> None:
         """The exchange with the engine has ended, in whatever way."""
         self.wake(self._scheduler.finish(item, self._clock.now_us()))
+
+    def black_out(self, reason: str | None) -> None:
+        """No engine has been there for too long: refuse everybody who waits or comes, until None."""
+        self._blackout = reason
+        if reason is not None:
+            for sleeper in self._sleepers.values():
+                if not sleeper.done():
+                    sleeper.set_exception(EngineUnreachable(reason))
 
     def wake(self, started: list[QueuedRequest]) -> None:
         """Let the handlers of requests that the scheduler has just started go on."""

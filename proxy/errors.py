@@ -1,4 +1,4 @@
-"""Every refusal Headway can give: its HTTP status, its code, how it is counted, and what the reader can do."""
+"""Every refusal Headway can give: its HTTP status, its code, how it is counted, and what to do about it."""
 
 from typing import ClassVar
 

@@ -14,7 +14,6 @@ class Exchange(msgspec.Struct, eq=False):
     request_id: str
     api: Api
     arrival_us: int
-    seq: int
     body: RequestBody | None = None
     prediction: Prediction | None = None
     key_us: int | None = None

@@ -41,9 +41,7 @@ _NOT_TO_CLIENT: Final = _HOP_BY_HOP | {"content-length"}
 _OURS: Final = "x-headway-"
 
 
-def to_engine(
-    headers: CIMultiDictProxy[str], added: dict[str, str], api_key: str | None
-) -> CIMultiDict[str]:
+def to_engine(headers: CIMultiDictProxy[str], added: dict[str, str], api_key: str | None) -> CIMultiDict[str]:
     """The headers of the engine's request. `api_key` replaces the client's Authorization where given."""
     named = _listed(headers.getall("Connection", ()))
     kept = CIMultiDict(

@@ -21,12 +21,21 @@ class HealthWatch:
     """Asks each engine's health route once a second and tells the scheduler who can be sent to."""
 
     def __init__(
-        self, dispatcher: Dispatcher, adapter: EngineAdapter, upstream: Upstream, clock: Clock
+        self,
+        dispatcher: Dispatcher,
+        adapter: EngineAdapter,
+        upstream: Upstream,
+        clock: Clock,
+        *,
+        engine_wait_s: float,
     ) -> None:
+        """`engine_wait_s`: how long requests wait for an engine to come back before they are refused."""
         self._dispatcher = dispatcher
         self._adapter = adapter
         self._upstream = upstream
         self._clock = clock
+        self._engine_wait_us = engine_wait_s * 1e6
+        self._last_seen_us = 0
 
     @property
     def any_available(self) -> bool:
@@ -45,6 +54,16 @@ class HealthWatch:
         answers = await asyncio.gather(*(self._answers(name) for name in names))
         for name, available in zip(names, answers, strict=True):
             self.note(name, available)
+        self._judge_blackout()
+
+    def _judge_blackout(self) -> None:
+        now_us = self._clock.now_us()
+        if self.any_available:
+            self._last_seen_us = now_us
+            self._dispatcher.black_out(None)
+        elif now_us - self._last_seen_us >= self._engine_wait_us:
+            engines = ", ".join(replica.name for replica in self._dispatcher.scheduler.replicas)
+            self._dispatcher.black_out(f"No engine answers at {engines}.")
 
     def note(self, name: str, available: bool) -> None:
         """An engine was found there or gone, here or on a request's path."""

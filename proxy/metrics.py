@@ -18,14 +18,23 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._requests = Counter(
-            "headway_requests", "Requests by route and how they ended.", ["api", "outcome"], registry=self.registry
+            "headway_requests",
+            "Requests by route and how they ended.",
+            ["api", "outcome"],
+            registry=self.registry,
         )
         self._queue = self._histogram("headway_queue_seconds", "Seconds from arrival to dispatch.")
-        self._ttft = self._histogram("headway_time_to_first_token_seconds", "Seconds from arrival to first byte.")
+        self._ttft = self._histogram(
+            "headway_time_to_first_token_seconds", "Seconds from arrival to first byte."
+        )
         self._e2e = self._histogram("headway_e2e_seconds", "Seconds from arrival to last byte.")
-        self._tokens = Counter("headway_output_tokens", "Tokens that engines generated.", registry=self.registry)
+        self._tokens = Counter(
+            "headway_output_tokens", "Tokens that engines generated.", registry=self.registry
+        )
         self._outcomes = {
-            (api.value, outcome): self._requests.labels(api.value, outcome.value) for api in Api for outcome in Outcome
+            (api.value, outcome): self._requests.labels(api.value, outcome.value)
+            for api in Api
+            for outcome in Outcome
         }
 
     def _histogram(self, name: str, text: str) -> Histogram:

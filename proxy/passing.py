@@ -24,17 +24,13 @@ class Passing:
         self._scheduler = scheduler
         self._upstream = upstream
         self._api_key = api_key
-        self.active = 0
 
     async def serve(self, request: web.BaseRequest) -> web.StreamResponse:
         """Relay one request."""
-        self.active += 1
         try:
             return await self._serve(request)
         except HeadwayError as error:
             return error_response(error)
-        finally:
-            self.active -= 1
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
         body = None

@@ -12,7 +12,7 @@ class Handling(Enum):
     """What the proxy does with a route."""
 
     SCHEDULE = "scheduled"
-    PASS = "passed through"
+    RELAY = "relayed, not scheduled"
     OWN = "answered by Headway"
 
 
@@ -28,7 +28,7 @@ class Route(msgspec.Struct, frozen=True):
 def _table() -> dict[str, Route]:
     scheduled = [Route("POST", api.value, Handling.SCHEDULE, api) for api in (Api.CHAT, Api.COMPLETIONS)]
     passed = [
-        Route("POST", path, Handling.PASS)
+        Route("POST", path, Handling.RELAY)
         for path in (
             "/v1/embeddings",
             "/v1/score",
@@ -48,7 +48,7 @@ def _table() -> dict[str, Route]:
             "/detokenize",
         )
     ]
-    passed.append(Route("GET", "/v1/models", Handling.PASS))
+    passed.append(Route("GET", "/v1/models", Handling.RELAY))
     own = [Route("GET", path, Handling.OWN) for path in ("/healthz", "/readyz", "/health", "/metrics")]
     return {route.path: route for route in (*scheduled, *passed, *own)}
 

@@ -23,7 +23,7 @@ class _Protocol(web.RequestHandler):
 
     def handle_error(
         self,
-        request: web.BaseRequest,
+        request: web.BaseRequest,  # noqa: ARG002 - the base class's signature
         status: int = 500,
         exc: BaseException | None = None,
         message: str | None = None,
@@ -40,7 +40,7 @@ def _protocol_error(status: int, exc: BaseException | None, message: str | None)
     if status >= 500:
         return InternalError(f"Headway failed: {type(exc).__name__}; see its log.")
     reason = (message or str(exc)).splitlines()[0]
-    if isinstance(exc, LineTooLong) or "header" in reason.lower() and "many" in reason.lower():
+    if isinstance(exc, LineTooLong) or "too many headers" in reason.lower():
         return HeadersTooLarge(f"The request's headers are too large: {reason}")
     return BadHttp(f"This is not an HTTP request that can be read: {reason}")
 

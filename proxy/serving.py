@@ -1,9 +1,10 @@
-"""The path of one scheduled request: in, ranked, keyed, waiting, sent, relayed, recorded. Read it downwards."""
+"""The path of one scheduled request: in, ranked, keyed, waiting, sent, relayed, recorded."""
 
 import asyncio
 import itertools
 import logging
 import uuid
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Final
 
@@ -17,11 +18,13 @@ from proxy import headers as names
 from proxy.clock import Clock
 from proxy.dispatcher import Dispatcher
 from proxy.engines.adapter import EngineAdapter, Outgoing
-from proxy.errors import HeadwayError, InternalError
+from proxy.errors import EngineUnreachable, HeadwayError, InternalError
 from proxy.exchange import Exchange
 from proxy.headers import to_engine
+from proxy.health import HealthWatch
 from proxy.ingress import parse_body, read_body
 from proxy.metrics import Metrics
+from proxy.order_watch import OrderWatch, Sighting, Verdict
 from proxy.relay import Relay
 from proxy.replies import error_response
 from proxy.scheduling.queued import QueuedRequest
@@ -29,6 +32,8 @@ from proxy.settings import Settings
 from proxy.upstream import Upstream
 
 _LOG: Final = logging.getLogger("headway.serving")
+# Connections that may fail before a request is refused; each goes to an engine believed to be there.
+_ATTEMPTS: Final = 3
 
 
 class Serving:
@@ -36,10 +41,12 @@ class Serving:
 
     def __init__(
         self,
+        *,
         settings: Settings,
         clock: Clock,
         ranker: Ranker,
         dispatcher: Dispatcher,
+        health: HealthWatch,
         adapter: EngineAdapter,
         upstream: Upstream,
         metrics: Metrics,
@@ -50,18 +57,18 @@ class Serving:
         self._clock = clock
         self._ranker = ranker
         self._dispatcher = dispatcher
+        self._health = health
         self._adapter = adapter
         self._upstream = upstream
         self._metrics = metrics
         self._record = record
         self._api_key = api_key
         self._seq = itertools.count()
-        self.active = 0
+        self.watches: defaultdict[str, OrderWatch] = defaultdict(OrderWatch)
 
     async def serve(self, request: web.BaseRequest, api: Api) -> web.StreamResponse:
         """Serve one request; it ends exactly once, whatever happens."""
-        exchange = Exchange(uuid.uuid4().hex, api, self._clock.now_us(), next(self._seq))
-        self.active += 1
+        exchange = Exchange(uuid.uuid4().hex, api, self._clock.now_us())
         try:
             return await self._serve(request, exchange)
         except HeadwayError as error:
@@ -71,27 +78,34 @@ class Serving:
         except (asyncio.CancelledError, ConnectionError):
             exchange.end(Outcome.CLIENT_GONE)
             raise
-        except Exception as error:
-            # The edge of a request's task: a defect here must cost one request, not the process.
+        except Exception as error:  # noqa: BLE001 - the task's edge: a defect costs one request, not the process
             _LOG.exception("request %s failed inside Headway", exchange.request_id)
             exchange.end(Outcome.INTERNAL_ERROR)
             exchange.status = InternalError.status
             failure = InternalError(f"Headway failed: {type(error).__name__}; see its log.")
             return error_response(failure, self._response_headers(exchange))
         finally:
-            self.active -= 1
             self._book(exchange)
 
     async def _serve(self, request: web.BaseRequest, exchange: Exchange) -> web.StreamResponse:
         raw = await read_body(request, timeout_s=self._settings.body_timeout_s)
         exchange.body = parse_body(raw, exchange.api)
         exchange.prediction = self._predict(exchange)
-        queued = QueuedRequest(exchange.seq, exchange.request_id, exchange.arrival_us, exchange.prediction)
-        await self._dispatcher.admit(queued)
-        try:
-            return await self._exchange_with_engine(request, raw, queued, exchange)
-        finally:
-            self._dispatcher.release(queued)
+        for attempt in range(_ATTEMPTS):
+            queued = QueuedRequest(
+                next(self._seq), exchange.request_id, exchange.arrival_us, exchange.prediction
+            )
+            await self._dispatcher.admit(queued)
+            try:
+                return await self._exchange_with_engine(request, raw, queued, exchange)
+            except EngineUnreachable:
+                # Nothing was sent, so it is safe to take another engine, or this one when it is back.
+                self._health.note(queued.replica or "", available=False)
+                if attempt == _ATTEMPTS - 1:
+                    raise
+            finally:
+                self._dispatcher.release(queued)
+        raise AssertionError("the last attempt returns or raises")
 
     def _predict(self, exchange: Exchange) -> Prediction:
         assert exchange.body is not None
@@ -129,9 +143,7 @@ class Serving:
         added = {"X-Request-Id": exchange.request_id} | outgoing.headers
         headers = to_engine(request.headers, added, self._api_key)
         assert exchange.replica is not None
-        return await self._upstream.open(
-            exchange.replica, "POST", request.path_qs, headers, outgoing.body
-        )
+        return await self._upstream.open(exchange.replica, "POST", request.path_qs, headers, outgoing.body)
 
     def _response_headers(self, exchange: Exchange) -> dict[str, str]:
         ours = {names.REQUEST_ID: exchange.request_id, names.POLICY: self._dispatcher.scheduler.policy.name}
@@ -145,6 +157,7 @@ class Serving:
     def _book(self, exchange: Exchange) -> None:
         outcome = exchange.outcome or Outcome.INTERNAL_ERROR
         self._metrics.observe(exchange, outcome)
+        self._watch_order(exchange)
         self._record(
             exchange.record(
                 policy=self._dispatcher.scheduler.policy.name,
@@ -152,3 +165,24 @@ class Serving:
                 artifact=self._ranker.artifact_id,
             )
         )
+
+    def _watch_order(self, exchange: Exchange) -> None:
+        """Only streams count: a unary answer's first byte comes with its last."""
+        if exchange.first_byte_us is None or exchange.body is None or not exchange.body.stream:
+            return
+        assert (
+            exchange.replica is not None
+            and exchange.dispatched_us is not None
+            and exchange.key_us is not None
+        )
+        watch = self.watches[exchange.replica]
+        before = watch.verdict
+        watch.observe(Sighting(exchange.dispatched_us, exchange.first_byte_us, exchange.key_us))
+        if watch.verdict is not before:
+            _LOG.log(
+                logging.INFO if watch.verdict is Verdict.HONOURED else logging.WARNING,
+                "engine %s: priority %s (%d pairs)",
+                exchange.replica,
+                watch.verdict.value,
+                watch.pairs,
+            )

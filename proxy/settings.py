@@ -31,7 +31,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Meta(description="The engine's kind; auto asks the engine."),
     ] = "auto"
     host: Annotated[str, Meta(description="Address that clients connect to.")] = "127.0.0.1"
-    port: Annotated[int, Meta(ge=0, le=65535, description="Port that clients connect to; 0: any free.")] = 8080
+    port: Annotated[int, Meta(ge=0, le=65535, description="Port that clients connect to; 0: any free.")] = (
+        8080
+    )
     admin_host: Annotated[str, Meta(description="Address of the admin port.")] = "127.0.0.1"
     admin_port: Annotated[
         Annotated[int, Meta(ge=0, le=65535)] | None,
@@ -51,11 +53,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = "hybrid"
     policy: Annotated[Literal["fcfs", "quantile", "sjf"], Meta(description="The order.")] = "quantile"
     max_overtake: Annotated[
-        float, Meta(ge=0, le=86_400, description="D: seconds by which a later request may pass an earlier one.")
+        float,
+        Meta(ge=0, le=86_400, description="D: seconds by which a later request may pass an earlier one."),
     ] = 120.0
-    window: Annotated[
-        int, Meta(ge=1, description="Requests at one engine at once (hold and hybrid).")
-    ] = 16
+    window: Annotated[int, Meta(ge=1, description="Requests at one engine at once (hold and hybrid).")] = 16
     lane_share: Annotated[
         float, Meta(ge=0, le=1, description="Share of dispatches that go to the oldest waiter.")
     ] = 0.0
@@ -63,27 +64,33 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     max_body_bytes: Annotated[int, Meta(ge=1, description="Longest request body.")] = 64 << 20
     max_header_bytes: Annotated[int, Meta(ge=512, description="Longest header line.")] = 32_768
-    body_timeout_s: Annotated[float, Meta(gt=0, description="Seconds a client may take to send its body.")] = 60.0
+    body_timeout_s: Annotated[
+        float, Meta(gt=0, description="Seconds a client may take to send its body.")
+    ] = 60.0
     connect_timeout_s: Annotated[float, Meta(gt=0, description="Seconds to connect to an engine.")] = 5.0
     engine_timeout_s: Annotated[
         float, Meta(gt=0, description="Seconds an engine may be silent, before or within an answer.")
     ] = 3600.0
+    engine_wait_s: Annotated[
+        float, Meta(ge=0, description="Seconds requests wait when no engine is there, before 503.")
+    ] = 5.0
     keepalive_s: Annotated[
         float, Meta(gt=0, description="Seconds an idle connection from a client is kept open.")
     ] = 75.0
     engine_keepalive_s: Annotated[
-        float, Meta(gt=0, description="Seconds an idle connection to an engine is reused (vLLM closes after 5).")
+        float,
+        Meta(gt=0, description="Seconds an idle connection to an engine is reused (vLLM closes after 5)."),
     ] = 3.0
     drain_s: Annotated[float, Meta(ge=0, description="Seconds that SIGTERM leaves running requests.")] = 600.0
     engine_api_key_file: Annotated[
         str | None, Meta(description="File with the engine's key; absent: the client's key is passed on.")
     ] = None
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="Log level.")] = "info"
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="Log level.")] = (
+        "info"
+    )
 
 
-def load_settings(
-    flags: Mapping[str, Any], env: Mapping[str, str], config: Path | None = None
-) -> Settings:
+def load_settings(flags: Mapping[str, Any], env: Mapping[str, str], config: Path | None = None) -> Settings:
     """Merge TOML file, environment and flags, the later winning, into checked settings.
 
     `flags` holds only what was given on the command line. Raises SettingsError naming the key.
@@ -93,7 +100,9 @@ def load_settings(
     merged.update(_from_env(env))
     merged.update(flags)
     if not merged.get("engine"):
-        raise SettingsError("no engine: give --engine http://HOST:PORT, or `engine` in the configuration file")
+        raise SettingsError(
+            "no engine: give --engine http://HOST:PORT, or `engine` in the configuration file"
+        )
     try:
         settings = msgspec.convert(merged, Settings, strict=False)
     except msgspec.ValidationError as error:
@@ -117,7 +126,9 @@ def _from_env(env: Mapping[str, str]) -> dict[str, Any]:
         if name.startswith(ENV_PREFIX) and name != f"{ENV_PREFIX}DATA":
             key = name.removeprefix(ENV_PREFIX).lower()
             if key not in Settings.__struct_fields__:
-                raise SettingsError(f"the environment variable {name} is no setting; see `headway serve --help`")
+                raise SettingsError(
+                    f"the environment variable {name} is no setting; see `headway serve --help`"
+                )
             found[key] = _as_list(key, value)
     return found
 

@@ -1,4 +1,4 @@
-"""Adding our fields to a client's JSON body without re-serialising it, and finding fields that occur twice."""
+"""Adding our fields to a client's JSON body without re-serialising it, and finding doubled fields."""
 
 import json
 from collections.abc import Iterable

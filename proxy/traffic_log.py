@@ -24,7 +24,7 @@ _SCHEMA: Final = (
 
 
 class TrafficLog:
-    """A bounded queue in front of a writer thread. `dropped` counts what did not fit or could not be written."""
+    """A bounded queue in front of a writer thread. `dropped` counts what was lost."""
 
     def __init__(self, path: Path) -> None:
         """Opens or makes the database; raises sqlite3.Error or OSError where that fails."""
@@ -80,7 +80,8 @@ class TrafficLog:
 
     def _write(self, database: sqlite3.Connection, batch: list[TrafficRecord]) -> None:
         rows = [
-            (r.request_id, r.arrival_us, r.outcome.value, r.output_tokens, msgspec.json.encode(r)) for r in batch
+            (r.request_id, r.arrival_us, r.outcome.value, r.output_tokens, msgspec.json.encode(r))
+            for r in batch
         ]
         marks = ",".join("?" * len(_COLUMNS))
         try:

@@ -1,1 +1,1 @@
-"""The scheduler: a pure, synchronous core. Time comes in as an argument; it does no I/O and reads no clock."""
+"""The scheduler: a pure, synchronous core that does no I/O and is told the time."""

@@ -47,8 +47,8 @@ class Fcfs(msgspec.Struct, frozen=True):
 class Quantile(msgspec.Struct, frozen=True):
     """Arrival plus D times the predicted length's quantile: ageing that needs no timer.
 
-    Everybody ages at the same rate, so two keys never change order; D -> 0 is FCFS, D -> infinity SJF. A later
-    request passes an earlier one only if it arrives less than D x (difference of quantiles) after it.
+    Everybody ages at the same rate, so two keys never change order; D -> 0 is FCFS, D -> infinity SJF. A
+    later request passes an earlier one only if it arrives less than D x (difference of quantiles) after it.
     """
 
     max_overtake_us: int

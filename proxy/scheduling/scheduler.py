@@ -25,9 +25,9 @@ class Replica(msgspec.Struct, eq=False):
 class Scheduler:
     """The queue in front of the engines.
 
-    `submit`, `cancel`, `finish`, `rekey` and the replica calls change the state and return the requests that
-    may now be sent, already marked running with their replica. The caller sends them; there is no other way
-    to start a request. Promise: under a policy with an overtaking bound D nobody is dispatched after a request
+    `submit`, `cancel`, `finish`, `rekey` and the replica calls change the state and return the requests to
+    send now, already marked running with their replica. The caller sends them; there is no other way to
+    start a request. Promise: under a policy with an overtaking bound D nobody is dispatched after a request
     that arrived more than D later and could have run on the same replica.
     """
 

@@ -1,0 +1,46 @@
+# Everything by one command; each target installs what it needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+ENGINE ?= emulated
+export OMP_NUM_THREADS ?= 1
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.PHONY: help check test test-engines demo bench lock clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Headway needs Python 3.11 or newer; set PYTHON=…")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check uv
+	$(BIN)/uv pip sync -q --python $(BIN)/python requirements.lock
+	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps -e .
+	@touch $@
+
+check: $(READY)  ## ruff, mypy --strict, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+test: $(READY)  ## all tests that need no real engine
+	$(BIN)/pytest -q
+
+test-engines: $(READY)  ## tests on the real vLLM (installed on first use)
+	$(BIN)/pytest -q -m engines tests/engines
+
+demo: $(READY)  ## FCFS against Headway on this machine; ENGINE=vllm for the real one
+	$(BIN)/headway demo --engine $(ENGINE)
+
+bench: $(READY)  ## overhead against no proxy and the thinnest one
+	$(BIN)/python -m bench.overhead
+
+lock: $(READY)  ## renew requirements.lock from pyproject.toml
+	$(BIN)/uv pip compile -q --no-emit-index-url --no-header --no-annotate --universal --python-version 3.11 \
+	  pyproject.toml --group dev --extra parquet --extra plot --generate-hashes -o requirements.lock
+
+clean:  ## forget the environment and every build
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
