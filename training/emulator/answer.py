@@ -1,0 +1,54 @@
+"""One HTTP request's answer while the engine computes it."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+from training.emulator.choice import Choice
+from training.emulator.shapes import AnswerShape
+from training.emulator.stream import EventStream
+from training.engine.types import Event
+
+
+class Answer:
+    """Collects the tokens of an answer's choices, by sequence id, and streams them if there is a stream.
+
+    `done` resolves when every choice has finished; `on_choice_end` sees each one then, for the metrics.
+    """
+
+    def __init__(
+        self,
+        choices: Mapping[int, Choice],
+        shape: AnswerShape,
+        stream: EventStream | None,
+        on_choice_end: Callable[[Choice], None],
+    ) -> None:
+        self.choices = choices
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._shape = shape
+        self._stream = stream
+        self._on_choice_end = on_choice_end
+        self._running = len(choices)
+
+    def on_token(self, sequence_id: int, now_s: float) -> None:
+        """Count the token and send it; the last one waits for `on_end`, which follows at once."""
+        choice = self.choices[sequence_id]
+        choice.emitted += 1
+        choice.last_s = now_s
+        if choice.emitted == 1:
+            choice.first_s = now_s
+            if self._stream is not None:
+                self._stream.send(self._shape.first(choice))
+        if self._stream is not None and choice.emitted < choice.tokens:
+            self._stream.send_token(self._shape.token(choice))
+
+    def on_end(self, event: Event) -> None:
+        """Close the choice, and the answer with the last one."""
+        choice = self.choices[event.sequence_id]
+        choice.queue_s = event.queue_s
+        choice.cached_tokens = event.cached_tokens
+        self._running -= 1
+        if self._stream is not None:
+            self._stream.send_token(self._shape.last(choice, others_run=self._running > 0))
+        self._on_choice_end(choice)
+        if not self._running and not self.done.done():
+            self.done.set_result(None)

@@ -1,0 +1,130 @@
+"""Answer lengths recorded from a real model, replayed for the same prompts: never computed from a prompt's text."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+
+from training.prompts import load_prompts
+
+
+class Turn(Protocol):
+    """One message of a conversation, of whichever type."""
+
+    @property
+    def role(self) -> str:
+        """Who speaks."""
+        ...
+
+    @property
+    def content(self) -> Any:
+        """Text, or a list of parts with a `text`."""
+        ...
+
+
+class AnswerLength(NamedTuple):
+    """One recorded answer: its tokens, and whether the model stopped by itself (or at the recording's cap)."""
+
+    tokens: int
+    stopped: bool
+
+
+class RecordedLengths(msgspec.Struct, frozen=True):
+    """One row of the table: the sampled answers of one shipped prompt."""
+
+    id: str
+    prompt_tokens: int
+    output_tokens: tuple[int, ...]
+    finish: tuple[str, ...]
+
+    def answers(self) -> tuple[AnswerLength, ...]:
+        """The samples; ValueError where the row contradicts itself."""
+        if (
+            not self.output_tokens
+            or len(self.output_tokens) != len(self.finish)
+            or min(self.output_tokens) < 1
+        ):
+            raise ValueError(
+                f"lengths row {self.id!r}: needs as many output_tokens (each at least 1) as finish"
+            )
+        return tuple(
+            AnswerLength(tokens, reason == "stop")
+            for tokens, reason in zip(self.output_tokens, self.finish, strict=True)
+        )
+
+
+class LengthTable:
+    """Which answer length a request gets.
+
+    A recorded prompt gets one of its own recorded answers, any other prompt one of all recorded answers. The
+    choice depends on `draw` (the request's `seed`, or else its place in the order of arrival) and on the
+    table's seed, so the same run gives the same lengths again.
+    """
+
+    def __init__(self, recorded: Mapping[bytes, tuple[AnswerLength, ...]], seed: int = 0) -> None:
+        self._recorded = recorded
+        self._all = tuple(answer for answers in recorded.values() for answer in answers)
+        self._seed = seed
+        if not self._all:
+            raise ValueError("a length table needs at least one recorded answer")
+
+    @classmethod
+    def of_lengths(cls, lengths: Iterable[int], seed: int = 0) -> "LengthTable":
+        """A table that knows no prompt: every request gets one of these lengths."""
+        return cls({b"": tuple(AnswerLength(tokens, True) for tokens in lengths)}, seed)
+
+    @classmethod
+    def load(cls, path: Path | None = None, seed: int = 0) -> "LengthTable":
+        """The table that ships with Headway, or one recorded by `training.record_lengths`.
+
+        FileNotFoundError without one; ValueError, which names the file, where it cannot be read as one.
+        """
+        source = path or files("training").joinpath("data", "lengths.jsonl")
+        conversations = {prompt.id: conversation_key(prompt.messages) for prompt in load_prompts()}
+        try:
+            rows = msgspec.json.Decoder(RecordedLengths).decode_lines(source.read_bytes())
+            return cls({conversations[row.id]: row.answers() for row in rows}, seed)
+        except KeyError as error:
+            raise ValueError(
+                f"{source}: no shipped prompt has the id {error}; record the table anew"
+            ) from error
+        except (msgspec.DecodeError, ValueError) as error:
+            raise ValueError(f"{source}: {error}") from error
+
+    def answer(self, messages: Iterable[Turn], draw: int) -> AnswerLength:
+        """The length of the answer to this conversation."""
+        answers = self._recorded.get(conversation_key(messages), self._all)
+        return answers[_pick(self._seed, draw, len(answers))]
+
+    def true_length(self, messages: Iterable[Turn], seed: int, max_tokens: int | None = None) -> int:
+        """Tokens that the engine will answer to a request with this `seed` and `max_tokens`: the oracle's view."""
+        tokens = self.answer(messages, seed).tokens
+        return tokens if max_tokens is None else min(tokens, max_tokens)
+
+
+def conversation_key(messages: Iterable[Turn]) -> bytes:
+    """The identity of a conversation: a digest of who said what."""
+    turns = [(turn.role, content_text(turn.content)) for turn in messages]
+    return hashlib.blake2b(msgspec.json.encode(turns), digest_size=16).digest()
+
+
+def content_text(content: Any) -> str:
+    """The text of a message's content: a string, or the text of its parts."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        return ""
+    return "".join(_part_text(part) for part in content)
+
+
+def _part_text(part: Any) -> str:
+    text = part if isinstance(part, str) else getattr(part, "text", None)
+    return text if isinstance(text, str) else ""
+
+
+def _pick(seed: int, draw: int, choices: int) -> int:
+    digest = hashlib.blake2b(f"{seed}/{draw}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest) % choices
