@@ -8,6 +8,9 @@ from typing import Final
 
 _COMMANDS: Final = {
     "serve": ("proxy.serve", "put the proxy in front of one or more engines"),
+    "train": ("training.train", "train a ranker from lengths or logged traffic"),
+    "evaluate": ("training.evaluate", "score a ranker on lengths or logged traffic"),
+    "demo": ("training.demo", "FCFS against Headway on this machine"),
 }
 
 

@@ -25,8 +25,9 @@ class Outcome(StrEnum):
 class TrafficRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """What was known and predicted of a request, and what came of it. No prompt text.
 
-    Times: `arrival_us` in microseconds since the Unix epoch, the rest in seconds from arrival. `output_tokens`
-    counts all completion tokens, reasoning included; None where the engine did not say.
+    Times: `arrival_us` in microseconds since the Unix epoch, the rest in seconds from arrival. The field
+    `output_tokens` counts all completion tokens, reasoning included; None where the engine did not say. `features` are
+    little-endian float32 values named by the feature schema whose id is `schema`.
     """
 
     request_id: str
@@ -54,3 +55,5 @@ class TrafficRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     queue_s: float | None = None
     ttft_s: float | None = None
     e2e_s: float | None = None
+    schema: str | None = None
+    features: bytes | None = None

@@ -7,8 +7,6 @@ from typing import Final
 
 from aiohttp import web
 
-from predictor.heuristic import HeuristicRanker
-from predictor.prediction import Ranker
 from predictor.records import TrafficRecord
 from proxy.active import ActiveCount
 from proxy.clock import Clock
@@ -18,6 +16,7 @@ from proxy.errors import Draining, MethodNotAllowed, UnknownRoute
 from proxy.health import HealthWatch
 from proxy.metrics import Metrics
 from proxy.passing import Passing
+from proxy.ranking import Estimator, Ranking
 from proxy.replies import error_response, json_response
 from proxy.routes import Handling, find_route
 from proxy.scheduling.policy import Policy, make_policy
@@ -38,14 +37,14 @@ class Headway:
         self,
         settings: Settings,
         *,
-        ranker: Ranker | None = None,
+        estimator: Estimator | None = None,
         policy: Policy | None = None,
         clock: Clock | None = None,
     ) -> None:
-        """`ranker`, `policy` and `clock` replace the configured ones, for the demo's arms and for tests."""
+        """`estimator`, `policy` and `clock` replace the configured ones, for the demo's arms and for tests."""
         self.settings = settings
         self._clock = clock or Clock()
-        self._ranker = ranker or HeuristicRanker()
+        self._estimator = estimator or _shipped()
         chosen = policy or make_policy(settings.policy, settings.max_overtake)
         self._scheduler = Scheduler(chosen, lane_share=settings.lane_share)
         self._dispatcher = Dispatcher(self._scheduler, self._clock, max_waiting=settings.max_waiting)
@@ -75,7 +74,7 @@ class Headway:
         self._serving = Serving(
             settings=settings,
             clock=self._clock,
-            ranker=self._ranker,
+            estimator=self._estimator,
             dispatcher=self._dispatcher,
             health=self._health,
             adapter=adapter,
@@ -158,6 +157,13 @@ class Headway:
         gauge("headway_clock_skew_seconds", "Wall clock against the proxy's clock.").set_function(
             lambda: self._clock.skew_us() / 1e6
         )
+
+
+def _shipped() -> Ranking:
+    """The ranker that comes in the wheel."""
+    ranking = Ranking()
+    ranking.load()
+    return ranking
 
 
 def _read_key(path: str | None) -> str | None:

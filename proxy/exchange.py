@@ -2,9 +2,9 @@
 
 import msgspec
 
-from predictor.prediction import Prediction
 from predictor.records import Outcome, TrafficRecord
 from predictor.request import Api, RequestBody
+from proxy.ranking import Estimate
 from proxy.sse import Usage
 
 
@@ -15,7 +15,7 @@ class Exchange(msgspec.Struct, eq=False):
     api: Api
     arrival_us: int
     body: RequestBody | None = None
-    prediction: Prediction | None = None
+    estimate: Estimate | None = None
     key_us: int | None = None
     replica: str | None = None
     dispatched_us: int | None = None
@@ -50,6 +50,7 @@ class Exchange(msgspec.Struct, eq=False):
         """The row of the traffic log."""
         body = self.body or RequestBody()
         usage = self.usage or Usage()
+        features = self.estimate.features if self.estimate else None
         return TrafficRecord(
             request_id=self.request_id,
             arrival_us=self.arrival_us,
@@ -62,8 +63,10 @@ class Exchange(msgspec.Struct, eq=False):
             policy=policy,
             mode=mode,
             artifact=artifact,
-            quantile=self.prediction.quantile if self.prediction else None,
-            predicted_tokens=self.prediction.tokens if self.prediction else None,
+            quantile=self.estimate.prediction.quantile if self.estimate else None,
+            predicted_tokens=self.estimate.prediction.tokens if self.estimate else None,
+            schema=features.schema.id if features else None,
+            features=features.to_bytes() if features else None,
             key_us=self.key_us,
             max_tokens=body.max_completion_tokens or body.max_tokens,
             prompt_tokens=usage.prompt_tokens,

@@ -11,7 +11,6 @@ from typing import Final
 import aiohttp
 from aiohttp import web
 
-from predictor.prediction import Prediction, Ranker
 from predictor.records import Outcome, TrafficRecord
 from predictor.request import Api, InferenceRequest
 from proxy import headers as names
@@ -25,6 +24,7 @@ from proxy.health import HealthWatch
 from proxy.ingress import parse_body, read_body
 from proxy.metrics import Metrics
 from proxy.order_watch import OrderWatch, Sighting, Verdict
+from proxy.ranking import Estimate, Estimator
 from proxy.relay import Relay
 from proxy.replies import error_response
 from proxy.scheduling.queued import QueuedRequest
@@ -34,6 +34,7 @@ from proxy.upstream import Upstream
 _LOG: Final = logging.getLogger("headway.serving")
 # Connections that may fail before a request is refused; each goes to an engine believed to be there.
 _ATTEMPTS: Final = 3
+_ENDED_BY_ITSELF: Final = frozenset({"stop", "tool_calls", "function_call"})
 
 
 class Serving:
@@ -44,7 +45,7 @@ class Serving:
         *,
         settings: Settings,
         clock: Clock,
-        ranker: Ranker,
+        estimator: Estimator,
         dispatcher: Dispatcher,
         health: HealthWatch,
         adapter: EngineAdapter,
@@ -55,7 +56,7 @@ class Serving:
     ) -> None:
         self._settings = settings
         self._clock = clock
-        self._ranker = ranker
+        self._estimator = estimator
         self._dispatcher = dispatcher
         self._health = health
         self._adapter = adapter
@@ -90,10 +91,10 @@ class Serving:
     async def _serve(self, request: web.BaseRequest, exchange: Exchange) -> web.StreamResponse:
         raw = await read_body(request, timeout_s=self._settings.body_timeout_s)
         exchange.body = parse_body(raw, exchange.api)
-        exchange.prediction = self._predict(exchange)
+        exchange.estimate = estimate = self._estimate(exchange)
         for attempt in range(_ATTEMPTS):
             queued = QueuedRequest(
-                next(self._seq), exchange.request_id, exchange.arrival_us, exchange.prediction
+                next(self._seq), exchange.request_id, exchange.arrival_us, estimate.prediction
             )
             await self._dispatcher.admit(queued)
             try:
@@ -107,9 +108,9 @@ class Serving:
                 self._dispatcher.release(queued)
         raise AssertionError("the last attempt returns or raises")
 
-    def _predict(self, exchange: Exchange) -> Prediction:
+    def _estimate(self, exchange: Exchange) -> Estimate:
         assert exchange.body is not None
-        return self._ranker.predict(
+        return self._estimator.estimate(
             InferenceRequest(exchange.request_id, exchange.api, exchange.body, exchange.arrival_us)
         )
 
@@ -147,9 +148,9 @@ class Serving:
 
     def _response_headers(self, exchange: Exchange) -> dict[str, str]:
         ours = {names.REQUEST_ID: exchange.request_id, names.POLICY: self._dispatcher.scheduler.policy.name}
-        if exchange.prediction is not None:
-            ours[names.PREDICTED_TOKENS] = str(round(exchange.prediction.tokens))
-            ours[names.ARTIFACT] = self._ranker.artifact_id
+        if exchange.estimate is not None:
+            ours[names.PREDICTED_TOKENS] = str(round(exchange.estimate.prediction.tokens))
+            ours[names.ARTIFACT] = self._estimator.artifact_id
         waited_until_us = exchange.dispatched_us or self._clock.now_us()
         ours[names.QUEUE_MS] = f"{(waited_until_us - exchange.arrival_us) / 1000:.1f}"
         return ours
@@ -158,13 +159,21 @@ class Serving:
         outcome = exchange.outcome or Outcome.INTERNAL_ERROR
         self._metrics.observe(exchange, outcome)
         self._watch_order(exchange)
+        self._learn(exchange)
         self._record(
             exchange.record(
                 policy=self._dispatcher.scheduler.policy.name,
                 mode=self._settings.mode,
-                artifact=self._ranker.artifact_id,
+                artifact=self._estimator.artifact_id,
             )
         )
+
+    def _learn(self, exchange: Exchange) -> None:
+        """Only answers that ended by themselves are lengths; a cut one says no more than 'at least'."""
+        tokens = exchange.usage.completion_tokens if exchange.usage else None
+        if exchange.estimate is None or tokens is None or exchange.finish_reason not in _ENDED_BY_ITSELF:
+            return
+        self._estimator.learn(exchange.estimate, tokens, self._clock.now_us() / 1e6)
 
     def _watch_order(self, exchange: Exchange) -> None:
         """Only streams count: a unary answer's first byte comes with its last."""

@@ -1,0 +1,1 @@
+"""Comparing orders on a live engine: the client, the arms, the report."""

@@ -1,0 +1,70 @@
+"""The engine that a comparison runs on: the emulated one in a process of its own, or the real vLLM."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from typing import Any, Final
+
+import msgspec
+
+_START_S: Final = 30.0
+
+
+class RunningEngine(msgspec.Struct, frozen=True):
+    """Where an engine listens and how to ask it.
+
+    `body` goes into every request; `seeded`: request i also carries `seed: i`, so that each arm gets the same
+    answers (real engines are asked greedily instead). `slots` is how many sequences run at once.
+    """
+
+    name: str
+    url: str
+    model: str
+    slots: int
+    body: dict[str, Any]
+    seeded: bool
+
+
+@contextlib.contextmanager
+def emulated_engine(seed: int, slots: int = 16) -> Iterator[RunningEngine]:
+    """The emulated engine with its demo profile and priority scheduling."""
+    port = free_port()
+    command = [sys.executable, "-m", "training.emulator", "--port", str(port), "--profile", "demo"]
+    command += ["--scheduling-policy", "priority", "--max-num-seqs", str(slots), "--seed", str(seed)]
+    url = f"http://127.0.0.1:{port}"
+    process = subprocess.Popen(
+        command, start_new_session=True, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    try:
+        _wait_until_ready(url, process)
+        yield RunningEngine("emulated", url, "emulated", slots, {}, seeded=True)
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(timeout=10)
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_until_ready(url: str, process: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + _START_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise RuntimeError(f"the engine ended at its start, with status {process.returncode}")
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=1):  # noqa: S310 - our own URL
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.05)
+    raise RuntimeError(f"the engine at {url} was not ready after {_START_S:g} s")
