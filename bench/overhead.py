@@ -31,10 +31,12 @@ from bench.report import print_report
 from bench.rows import DIRECT, FLOOR, Failure, Row, make_row
 from bench.summary import Measurement
 
+_NOTHING_TO_PREDICT: Final = ("--mode", "engine", "--policy", "fcfs")
 _HEADWAY: Final = {
     "headway": (),
-    "headway engine": ("--mode", "engine"),
-    "headway engine no-log": ("--mode", "engine", "--traffic-log", "false"),
+    "headway-engine": ("--mode", "engine"),
+    "headway-fcfs": _NOTHING_TO_PREDICT,
+    "headway-fcfs-nolog": (*_NOTHING_TO_PREDICT, "--traffic-log", "false"),
 }
 _NEEDED: Final = (DIRECT, FLOOR)
 _TABLE_WIDTH: Final = 150
@@ -64,15 +66,15 @@ class Bench:
         self.failures: list[Failure] = []
         self.measured: Measured = {}
 
-    async def start(self, peers: Iterable[str], checkouts: Mapping[str, Path]) -> None:
-        """Start all arms. Raises ServerError where one does not answer; a peer may fail and is noted."""
+    async def start(self, arms: Iterable[str], peers: Iterable[str], checkouts: Mapping[str, Path]) -> None:
+        """Start all servers. Raises ServerError where one does not answer; a peer may fail and is noted."""
         await self._start(DIRECT, "bench.canned_engine", core=self._load_core)
         engine = f"http://127.0.0.1:{self.arms[DIRECT].port}"
         await self._start(FLOOR, "bench.floor", "--engine", engine)
-        for name, flags in _HEADWAY.items():
-            await self._start_headway(name, engine, flags)
+        for name in arms:
+            await self._start_headway(name, engine, _HEADWAY[name])
         for name, directory in checkouts.items():
-            await self._start_headway(name, engine, _HEADWAY["headway engine"], directory)
+            await self._start_headway(name, engine, _NOTHING_TO_PREDICT, directory)
         for name in peers:
             try:
                 await self._start_peer(name, engine)
@@ -162,7 +164,7 @@ async def _run(
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="headway-bench-")))
         bench = Bench(scratch, stack, cores)
-        await bench.start(args.peers, dict(args.against))
+        await bench.start(args.arms, args.peers, dict(args.against))
         # The load's own collections must not look like the proxy's.
         gc.disable()
         with Progress(console=console, transient=True) as progress:
@@ -207,6 +209,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="print all figures as JSON")
     parser.add_argument("--rounds", type=int, metavar="N", help="rounds of every case")
     parser.add_argument("--cases", type=_names(names), default=[], metavar="NAMES", help=", ".join(names))
+    parser.add_argument(
+        "--arms",
+        type=_names(list(_HEADWAY)),
+        default=list(_HEADWAY),
+        metavar="NAMES",
+        help=", ".join(_HEADWAY),
+    )
     parser.add_argument("--peers", type=_names(PEERS), default=[], metavar="NAMES", help=", ".join(PEERS))
     parser.add_argument(
         "--against",
@@ -214,7 +223,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NAME=DIRECTORY",
-        help="another checkout of Headway, measured beside this one in engine mode",
+        help="another checkout of Headway, measured as headway-fcfs",
     )
     return parser
 
