@@ -1,4 +1,4 @@
-"""Answer lengths recorded from a real model, replayed for the same prompts: never computed from a prompt's text."""
+"""Answer lengths recorded from a real model and replayed: never computed from a prompt's text."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -26,7 +26,7 @@ class Turn(Protocol):
 
 
 class AnswerLength(NamedTuple):
-    """One recorded answer: its tokens, and whether the model stopped by itself (or at the recording's cap)."""
+    """One recorded answer: its tokens, and whether the model stopped by itself (not at the cap)."""
 
     tokens: int
     stopped: bool
@@ -100,7 +100,7 @@ class LengthTable:
         return answers[_pick(self._seed, draw, len(answers))]
 
     def true_length(self, messages: Iterable[Turn], seed: int, max_tokens: int | None = None) -> int:
-        """Tokens that the engine will answer to a request with this `seed` and `max_tokens`: the oracle's view."""
+        """Tokens of the answer to a request with this `seed` and `max_tokens`: the oracle's view."""
         tokens = self.answer(messages, seed).tokens
         return tokens if max_tokens is None else min(tokens, max_tokens)
 

@@ -28,6 +28,7 @@ class Answer:
         self._stream = stream
         self._on_choice_end = on_choice_end
         self._running = len(choices)
+        self._begun = False
 
     def on_token(self, sequence_id: int, now_s: float) -> None:
         """Count the token and send it; the last one waits for `on_end`, which follows at once."""
@@ -36,10 +37,16 @@ class Answer:
         choice.last_s = now_s
         if choice.emitted == 1:
             choice.first_s = now_s
-            if self._stream is not None:
-                self._stream.send(self._shape.first(choice))
+            self._begin()
         if self._stream is not None and choice.emitted < choice.tokens:
             self._stream.send_token(self._shape.token(choice))
+
+    def _begin(self) -> None:
+        """The first token of all: every choice begins, though the others' tokens may be far off."""
+        if self._stream is not None and not self._begun:
+            for choice in self.choices.values():
+                self._stream.send(self._shape.first(choice))
+        self._begun = True
 
     def on_end(self, event: Event) -> None:
         """Close the choice, and the answer with the last one."""

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from typing import Final
 
+from training.emulator.faults import UsageLie
 from training.lengths import AnswerLength
 
 _TEXT: Final = (
-    "time way day man thing woman life child world school state family student group country problem hand part "
-    "place case week company system program question work number night point home water room mother area money"
+    "time way day man thing woman life child world school state family student group country problem hand "
+    "part place case week company system program question work number night point home water room mother area"
 )
 _WORDS: Final = tuple(f" {word}" for word in _TEXT.split())
 
@@ -18,9 +19,9 @@ class Choice:
     __slots__ = (
         "arrival_s",
         "cached_tokens",
-        "created_cache_tokens",
         "emitted",
         "first_s",
+        "full_block_tokens",
         "index",
         "last_s",
         "prompt_tokens",
@@ -29,14 +30,19 @@ class Choice:
         "tokens",
     )
 
-    def __init__(self, index: int, prompt_tokens: int, length: AnswerLength) -> None:
+    def __init__(self, index: int, prompt_tokens: int, full_block_tokens: int, length: AnswerLength) -> None:
         self.index = index
         self.prompt_tokens = prompt_tokens
+        self.full_block_tokens = full_block_tokens
         self.tokens = length.tokens
         self.reason = "stop" if length.stopped else "length"
         self.emitted = 0
         self.arrival_s = self.first_s = self.last_s = self.queue_s = 0.0
-        self.cached_tokens = self.created_cache_tokens = 0
+        self.cached_tokens = 0
+
+    def created_cache_tokens(self) -> int:
+        """Prompt tokens that this answer brought into the prefix cache."""
+        return max(0, self.full_block_tokens - self.cached_tokens)
 
     def word(self) -> str:
         """The text of the newest token: filler, or nothing for the end-of-sequence token."""
@@ -55,19 +61,21 @@ class Choice:
 
 
 class Usage:
-    """What an answer cost, summed over its choices; the prompt of several choices counts once."""
+    """What an answer cost, summed over its choices, `n` to a prompt; each prompt counts once."""
 
-    def __init__(self, choices: Sequence[Choice], n: int) -> None:
+    def __init__(self, choices: Sequence[Choice], n: int, lie: UsageLie) -> None:
         prompts = choices[::n]
         self.prompt_tokens = sum(choice.prompt_tokens for choice in prompts)
         self.cached_tokens = sum(choice.cached_tokens for choice in prompts)
-        self.created_cache_tokens = sum(choice.created_cache_tokens for choice in prompts)
+        self.created_cache_tokens = sum(choice.created_cache_tokens() for choice in prompts)
         self.completion_tokens = sum(choice.emitted for choice in choices)
+        if lie is UsageLie.WRONG:
+            self.completion_tokens = 3 * self.completion_tokens + 1
         self.total_tokens = self.prompt_tokens + self.completion_tokens
 
 
 def timing_metrics(choice: Choice) -> dict[str, float | None]:
-    """vLLM's `--enable-per-request-metrics` object; times in milliseconds, the first two from the first slot."""
+    """vLLM's `--enable-per-request-metrics` object. Its time to first token counts from the first slot."""
     scheduled_s = choice.arrival_s + choice.queue_s
     generation_s = choice.last_s - choice.first_s
     inference_s = choice.last_s - scheduled_s

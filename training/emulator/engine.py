@@ -1,6 +1,7 @@
 """The emulated engine as an object: start it, switch faults, kill it, stop it."""
 
 import asyncio
+from collections import deque
 from types import TracebackType
 from typing import Final
 
@@ -8,7 +9,7 @@ from aiohttp import web
 
 from training.emulator.faults import Faults, FaultSwitch
 from training.emulator.http import make_app
-from training.emulator.inference import EmulatorConfig, Inference
+from training.emulator.inference import EmulatorConfig, Inference, Received
 from training.lengths import LengthTable
 
 _BACKLOG: Final = 4096
@@ -25,6 +26,7 @@ class EmulatedEngine:
     def __init__(self, config: EmulatorConfig, lengths: LengthTable) -> None:
         self.config = config
         self.lengths = lengths
+        self.received: deque[Received] = deque(maxlen=config.keep_received)
         self._faults = FaultSwitch()
         self._port = config.port
         self._inference: Inference | None = None
@@ -58,7 +60,7 @@ class EmulatedEngine:
         self._inference = Inference(self.config, self.lengths)
         self._loop_task = asyncio.create_task(self._inference.loop.run())
         self._runner = web.AppRunner(
-            make_app(self._inference, self._faults),
+            make_app(self._inference, self._faults, self.received),
             access_log=None,
             handler_cancellation=True,
             keepalive_timeout=self.config.keep_alive_s,

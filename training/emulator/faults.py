@@ -26,12 +26,12 @@ class UsageLie(StrEnum):
 class Faults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What goes wrong with the inference routes; the default is nothing.
 
-    refuse: 503 as if the queue were full. hang: take the request, never answer. slowness: engine time is
-    stretched by this factor. garbage: bytes that are not HTTP, a body that is not JSON, or a body shorter or
-    longer than its content-length. error_first: a stream whose only event is an error, status 200. error_after,
-    cut_after, half_close_after: after so many tokens of a stream send an error event and `[DONE]`, drop the
-    connection, or close the sending half; a unary answer stops in mid-body. usage: leave it out, or count wrong.
-    times: heal by itself after so many requests were hit.
+    refuse: 503. hang: take the request, never answer. slowness: engine time is stretched by this factor.
+    garbage: bytes that are not HTTP, a body that is not JSON, or one shorter or longer than its
+    content-length. error_first: a stream whose only event is an error, status 200. error_after, cut_after,
+    half_close_after: after so many tokens of a stream send an error event and `[DONE]`, drop the connection,
+    or close the sending half; a unary answer stops in mid-body. usage: leave it out, or count wrong. times:
+    heal by itself after so many requests were hit.
     """
 
     refuse: bool = False

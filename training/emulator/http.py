@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -11,7 +12,7 @@ from aiohttp import web
 from predictor.request import Api
 from training.emulator.answer import Answer
 from training.emulator.faults import Faults, FaultSwitch
-from training.emulator.inference import Inference
+from training.emulator.inference import Inference, Received
 from training.emulator.misbehave import forever, misbehave_before, send_body
 from training.emulator.request import ApiError, decode_ask, decode_tokenize
 from training.emulator.shapes import AnswerShape
@@ -20,19 +21,23 @@ from training.emulator.stream import EventStream
 VERSION: Final = "0.32.0"
 _MAX_BODY_BYTES: Final = 64 * 2**20
 
+_SCHEDULED: Final = (Api.CHAT, Api.COMPLETIONS, Api.RESPONSES, Api.MESSAGES)
+
 INFERENCE: Final = web.AppKey("inference", Inference)
 FAULTS: Final = web.AppKey("faults", FaultSwitch)
+RECEIVED: Final = web.AppKey("received", deque[Received])
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def make_app(inference: Inference, faults: FaultSwitch) -> web.Application:
+def make_app(inference: Inference, faults: FaultSwitch, received: deque[Received]) -> web.Application:
     """An application over one life of the engine."""
     app = web.Application(client_max_size=_MAX_BODY_BYTES, middlewares=[_errors_as_vllm])
     app[INFERENCE] = inference
     app[FAULTS] = faults
+    app[RECEIVED] = received
     app.on_response_prepare.append(_say_what_it_is)
-    app.add_routes([web.post(api.value, infer) for api in (Api.CHAT, Api.COMPLETIONS)])
+    app.add_routes([web.post(api.value, infer) for api in _SCHEDULED])
     app.add_routes(
         [
             web.get("/v1/models", models),
@@ -40,6 +45,7 @@ def make_app(inference: Inference, faults: FaultSwitch) -> web.Application:
             web.get("/version", version),
             web.get("/metrics", metrics),
             web.post("/tokenize", tokenize),
+            web.post("/v1/messages/count_tokens", count_tokens),
         ]
     )
     if inference.config.allow_faults:
@@ -51,6 +57,7 @@ async def infer(request: web.Request) -> web.StreamResponse:
     """An inference route: decode, queue, answer."""
     faults = request.app[FAULTS].for_next_request()
     raw = await request.read()
+    request.app[RECEIVED].append(Received(request.path, dict(request.headers), raw))
     await misbehave_before(request, faults)
     if request.content_type != "application/json":
         message = "1 validation error:\n  Unsupported Media Type: Only 'application/json' is allowed"
@@ -129,6 +136,12 @@ async def tokenize(request: web.Request) -> web.Response:
     return _json({"count": len(ids), "max_model_len": limit, "tokens": ids, "token_strs": None})
 
 
+async def count_tokens(request: web.Request) -> web.Response:
+    """POST /v1/messages/count_tokens."""
+    count = len(decode_tokenize(await request.read()))
+    return _json({"input_tokens": count, "context_management": {"original_input_tokens": count}})
+
+
 async def show_faults(request: web.Request) -> web.Response:
     """GET /emulator/faults."""
     return web.Response(
@@ -157,7 +170,8 @@ async def _errors_as_vllm(request: web.Request, handler: Handler) -> web.StreamR
     try:
         return await handler(request)
     except ApiError as error:
-        return _json(error.body(), error.status)
+        anthropic = request.path.startswith(Api.MESSAGES) and not error.found_by_validation
+        return _json(error.anthropic_body() if anthropic else error.body(), error.status)
     except web.HTTPException as error:
         return _json({"detail": error.reason}, error.status)
 

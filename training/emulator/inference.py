@@ -3,6 +3,7 @@
 import itertools
 import random
 import time
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -14,7 +15,10 @@ from training.emulator.faults import Faults
 from training.emulator.loop import EngineLoop
 from training.emulator.metrics import EngineMetrics
 from training.emulator.request import ApiError, Ask, PromptInput
-from training.emulator.shapes import AnswerContext, AnswerShape, ChatShape, CompletionShape
+from training.emulator.shapes import AnswerContext, AnswerShape
+from training.emulator.shapes_messages import MessagesShape
+from training.emulator.shapes_openai import ChatShape, CompletionShape
+from training.emulator.shapes_responses import ResponsesShape
 from training.emulator.stream import EventStream
 from training.emulator.tokens import block_hashes
 from training.engine.model import EngineModel
@@ -23,17 +27,20 @@ from training.engine.waiting import SchedulingPolicy
 from training.lengths import AnswerLength, LengthTable
 from training.profiles import EngineProfile
 
-_SHAPES: Final[dict[Api, tuple[str, type[ChatShape] | type[CompletionShape]]]] = {
+_SHAPES: Final[dict[Api, tuple[str, Callable[[Ask, AnswerContext], AnswerShape]]]] = {
     Api.CHAT: ("chatcmpl-", ChatShape),
     Api.COMPLETIONS: ("cmpl-", CompletionShape),
+    Api.RESPONSES: ("resp_", ResponsesShape),
+    Api.MESSAGES: ("chatcmpl-", MessagesShape),
 }
 
 
 class EmulatorConfig(msgspec.Struct, frozen=True, kw_only=True):
     """How the emulated engine is started; names and defaults are vLLM's where vLLM has them.
 
-    metrics_stale_s: /metrics shows a picture at most this old (a real engine's are seconds old). keep_alive_s:
-    an idle connection is closed after this. keep_received: how many requests `EmulatedEngine.received` keeps.
+    metrics_stale_s: /metrics shows a picture at most this old (a real engine's are seconds old).
+    keep_alive_s: an idle connection is closed after this. keep_received: how many requests
+    `EmulatedEngine.received` remembers.
     """
 
     profile: EngineProfile
@@ -49,6 +56,14 @@ class EmulatorConfig(msgspec.Struct, frozen=True, kw_only=True):
     metrics_stale_s: float = 0.0
     allow_faults: bool = False
     keep_received: int = 0
+
+
+class Received(msgspec.Struct, frozen=True):
+    """A request as it reached the engine, for tests of what stands before it."""
+
+    path: str
+    headers: dict[str, str]
+    body: bytes
 
 
 class Inference:
@@ -83,11 +98,13 @@ class Inference:
                 sequence_id = next(self._ids)
                 draw = sequence_id if ask.body.seed is None else ask.body.seed + index
                 length = self._length(ask, prompt, limit, draw)
-                choices[sequence_id] = Choice(len(choices), prompt.ids.size, length)
+                choices[sequence_id] = self._choice(len(choices), prompt, length)
                 sequences.append(self._sequence(sequence_id, ask, prompt, length))
         shape = self._shape(ask, request_id, faults)
         answer = Answer(choices, shape, stream, self.metrics.finished)
         self._submit(sequences, answer)
+        if stream is not None:
+            stream.send(shape.opening())
         return answer, shape
 
     def drop_unfinished(self, answer: Answer) -> None:
@@ -133,8 +150,8 @@ class Inference:
         if room >= max(1, wanted):
             return wanted
         message = (
-            f"This model's maximum context length is {self.config.profile.max_model_len} tokens. However, the "
-            f"prompt has {prompt.ids.size} tokens and {ask.max_tokens or 1} more were asked for."
+            f"This model's maximum context length is {self.config.profile.max_model_len} tokens. However, "
+            f"the prompt has {prompt.ids.size} tokens and {ask.max_tokens or 1} more were asked for."
         )
         raise ApiError(400, message, param="input_tokens")
 
@@ -145,6 +162,10 @@ class Inference:
             return AnswerLength(limit, False)
         # A recording that ended at its own cap ends here as if by itself, if the client allows more.
         return AnswerLength(tokens, recorded.stopped or tokens < limit)
+
+    def _choice(self, index: int, prompt: PromptInput, length: AnswerLength) -> Choice:
+        block = self.config.profile.block_size
+        return Choice(index, prompt.ids.size, prompt.ids.size // block * block, length)
 
     def _sequence(self, sequence_id: int, ask: Ask, prompt: PromptInput, length: AnswerLength) -> Sequence:
         hashes = block_hashes(prompt.ids, self.config.profile.block_size, ask.body.cache_salt or "")

@@ -25,8 +25,8 @@ class EngineLoop:
     """Runs an EngineModel (with max_jump=1) against the event loop's clock.
 
     `slowness` stretches the engine's time: at 3 an iteration lasts three times as long. Late timers do not
-    add up, as the next iteration is due by the model's clock; only a lag beyond a quarter of a second, when the
-    machine cannot keep up, is written off.
+    add up, as the next iteration is due by the model's clock; only a lag beyond a quarter of a second, when
+    the machine cannot keep up, is written off.
     """
 
     def __init__(self, model: EngineModel) -> None:

@@ -33,9 +33,29 @@ class ApiError(Exception):
         self.kind = kind
         self.param = param
 
+    @property
+    def found_by_validation(self) -> bool:
+        """Whether vLLM's web framework refuses this before the route sees it."""
+        return self.kind == "Bad Request"
+
     def body(self) -> dict[str, Any]:
         """The error object."""
         return {"error": {"message": str(self), "type": self.kind, "param": self.param, "code": self.status}}
+
+    def anthropic_body(self) -> dict[str, Any]:
+        """The same in the envelope of /v1/messages."""
+        return {"type": "error", "error": {"type": self.kind, "message": str(self)}}
+
+
+class UnreadableBody(ApiError):
+    """A body that vLLM's web framework cannot even parse: its own shape of error."""
+
+    def __init__(self) -> None:
+        super().__init__(400, "There was an error parsing the body", "Bad Request")
+
+    def body(self) -> dict[str, Any]:
+        """The framework's error object."""
+        return {"detail": str(self)}
 
 
 class StreamOptions(msgspec.Struct, frozen=True):
@@ -92,9 +112,6 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
         return self.body.n or 1
 
 
-_DECODER: Final = msgspec.json.Decoder(EngineBody, strict=False)
-
-
 def decode_ask(api: Api, raw: bytes, headers: Mapping[str, str]) -> Ask:
     """Decode and check a request; ApiError carries the refusal."""
     body = _decode(raw)
@@ -131,24 +148,22 @@ def decode_tokenize(raw: bytes) -> list[int]:
 
 
 def _decode(raw: bytes) -> EngineBody:
+    # In two steps, as vLLM does: of a repeated key the last one counts, and the first is not even looked at.
     try:
-        return _DECODER.decode(raw)
+        return msgspec.convert(_parse(raw), EngineBody, strict=False)
     except msgspec.ValidationError as error:
         raise _from_msgspec(str(error)) from error
-    except msgspec.DecodeError as error:
-        raise _not_json(raw) from error
 
 
-def _not_json(raw: bytes) -> ApiError:
+def _parse(raw: bytes) -> Any:
     if not raw:
-        return _validation_error("missing", "body", "Field required")
+        raise _validation_error("missing", "body", "Field required")
     try:
-        json.loads(raw)
+        return json.loads(raw)
     except json.JSONDecodeError as error:
-        return _validation_error("json_invalid", f"body.{error.pos}", "JSON decode error")
-    except UnicodeDecodeError:
-        return ApiError(400, "There was an error parsing the body", "Bad Request")
-    return _validation_error("json_invalid", "body", "JSON decode error")
+        raise _validation_error("json_invalid", f"body.{error.pos}", "JSON decode error") from error
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise UnreadableBody from error
 
 
 def _from_msgspec(message: str) -> ApiError:

@@ -9,9 +9,9 @@ from training.engine.types import SequenceState, Status
 class DecodeBatch:
     """Progress of a whole batch as one counter.
 
-    A sequence that joins at iteration j with c tokens in the cache has c + i - j of them at iteration i, needs a
-    new block whenever that is a multiple of the block size, and finishes at an iteration known on joining. So a
-    count per residue and a heap of finishes tell all that is needed to run many iterations at once.
+    A sequence that joins at iteration j with c tokens in the cache has c + i - j of them at iteration i,
+    needs a new block whenever that is a multiple of the block size, and finishes at an iteration known on
+    joining. So a count per residue and a heap of finishes tell all that running many iterations at once takes.
     """
 
     def __init__(self, block_size: int) -> None:
@@ -72,7 +72,7 @@ class DecodeBatch:
         return cycles * self.size + sum(self.blocks_due(first + index) for index in range(rest))
 
     def iterations_that_fit(self, limit: int, free_blocks: int) -> int:
-        """How many iterations, `limit` at most, `free_blocks` suffice for; the first has its blocks already."""
+        """Iterations, `limit` at most, that `free_blocks` suffice for; the first has its blocks already."""
         if self.blocks_due_over(1, limit) <= free_blocks:
             return limit
         ahead = 1

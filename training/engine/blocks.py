@@ -1,4 +1,4 @@
-"""The KV cache as an engine sees it: a fixed number of blocks, free ones in eviction order, prefixes found by hash."""
+"""A fixed number of KV blocks: free ones in eviction order, cached prefixes found by hash."""
 
 from collections import OrderedDict
 from collections.abc import Sequence

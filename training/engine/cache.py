@@ -7,9 +7,9 @@ from training.engine.types import SequenceState
 class KvCache:
     """Gives sequences their blocks, shares cached prefixes, takes blocks back.
 
-    After vLLM's `v1/core/kv_cache_manager.py`: only full prompt blocks are shared, at most the prompt less its
-    last token; they can be found as soon as their computation is scheduled. Generated tokens are found again
-    only by the sequence that was preempted.
+    After vLLM's `v1/core/kv_cache_manager.py`: only full prompt blocks are shared, at most the prompt less
+    its last token; they can be found as soon as their computation is scheduled. Generated tokens are found
+    again only by the sequence that was preempted.
     """
 
     def __init__(self, num_blocks: int, block_size: int) -> None:
@@ -51,7 +51,7 @@ class KvCache:
         """Take back all blocks of a sequence; the cache remembers them until they are needed."""
         held = self.blocks_for(state.computed)
         run = self.blocks.release(state.shared, held - len(state.shared))
-        # Where another sequence had a prompt block's name first, the private blocks are not one run of tokens.
+        # Where another sequence named a prompt block first, the private blocks are not one run of tokens.
         state.left_behind = run if len(state.shared) == state.named_blocks else None
         state.shared = []
         state.named_blocks = 0

@@ -1,20 +1,21 @@
 """A continuous-batching engine in virtual time, after vLLM v1: no clock, no asyncio, no randomness.
 
-One model serves the replay, which jumps over runs of identical iterations, and the emulated HTTP engine, which
-takes one iteration at a time. Time is counted in whole picoseconds, so that a jump over a hundred iterations
-ends at exactly the instant that a hundred single ones do.
+One model serves the replay, which jumps over runs of identical iterations, and the emulated HTTP engine,
+which takes one iteration at a time. Time is counted in whole picoseconds, so that a jump over a hundred
+iterations ends at exactly the instant that a hundred single ones do.
 """
 
 import math
-from typing import Final
 
 from training.engine.batch import DecodeBatch
 from training.engine.cache import KvCache
-from training.engine.span import IterationSpan
+from training.engine.span import IterationCosts, IterationSpan
 from training.engine.types import (
+    PS_PER_S,
     EngineCounters,
     Event,
     EventKind,
+    EventLog,
     Iteration,
     QueueFullError,
     Sequence,
@@ -24,11 +25,9 @@ from training.engine.types import (
 from training.engine.waiting import SchedulingPolicy, WaitingQueue
 from training.profiles import EngineProfile
 
-_PS_PER_S: Final = 10**12
-
 
 class EngineModel:
-    """Slots, KV blocks, prefix cache, chunked prefill, waiting queue; after vLLM's `v1/core/sched/scheduler.py`.
+    """Slots, KV blocks, prefix cache, chunked prefill and queue, after vLLM's `v1/core/sched/scheduler.py`.
 
     An iteration serves the running sequences first and admits waiters into what is left of its token budget,
     best first; a waiter that does not fit holds up those behind it. A running sequence makes way only when
@@ -58,11 +57,12 @@ class EngineModel:
         self._running: dict[int, SequenceState] = {}
         self._waiting = WaitingQueue(policy)
         self._batch = DecodeBatch(profile.block_size)
+        self._costs = IterationCosts(profile)
         self._cache = KvCache(profile.num_blocks, profile.block_size)
         self._prefilling: SequenceState | None = None
         self._aborting: list[SequenceState] = []
         self._span: IterationSpan | None = None
-        self._events: list[Event] = []
+        self._log = EventLog()
 
     @property
     def num_running(self) -> int:
@@ -126,9 +126,9 @@ class EngineModel:
         return _seconds_not_before(self._planned().end_ps)
 
     def advance(self, until_s: float) -> list[Event]:
-        """Run every iteration that ends at `until_s` or before; what happened since the last call, in order."""
+        """Run all iterations that end at `until_s` or before; what happened since the last call, in order."""
         self._run_until(_picoseconds(until_s))
-        return self._take_events()
+        return self._log.take()
 
     def step(self) -> Iteration:
         """Run exactly one iteration, whenever it ends; there must be work (see `next_event_s`)."""
@@ -136,7 +136,7 @@ class EngineModel:
         span.count = 1
         emitted = [seq_id for seq_id, state in self._running.items() if _will_emit(state)]
         self._complete(span)
-        return Iteration(self._clock_ps / _PS_PER_S, emitted, self._take_events())
+        return Iteration(self._clock_ps / PS_PER_S, emitted, self._log.take())
 
     def _check(self, seq: Sequence) -> None:
         if seq.id in self._states:
@@ -167,22 +167,10 @@ class EngineModel:
             preempted = self._make_room()
             self._cache.blocks.take(self._batch.blocks_due())
             prefills, prefill_tokens = self._schedule_prefills(admit=not preempted)
-            self._span = self._timed(prefills, prefill_tokens)
+            self._span = self._costs.span(self._clock_ps, self._batch, prefills, prefill_tokens)
+            if not prefills:
+                self._span.count = self._identical_iterations()
         return self._span
-
-    def _timed(self, prefills: list[SequenceState], prefill_tokens: int) -> IterationSpan:
-        batch, profile = self._batch, self.profile
-        context = batch.kv_tokens + sum(state.computed for state in prefills)
-        first_s = (
-            profile.base_s + profile.prefill_token_s * prefill_tokens + profile.decode_sequence_s * batch.size
-        )
-        return IterationSpan(
-            self._clock_ps,
-            _picoseconds(first_s + profile.kv_token_s * context),
-            _picoseconds(profile.kv_token_s) * batch.size,
-            1 if prefills else self._identical_iterations(),
-            prefills,
-        )
 
     def _identical_iterations(self) -> int:
         limit = self._batch.iterations_to_finish()
@@ -221,10 +209,10 @@ class EngineModel:
         state.preemptions += 1
         self.counters.preemptions += 1
         self._waiting.push_preempted(state.seq.id, state.seq.priority, state.arrival_ps)
-        self._note(EventKind.PREEMPTED, state, self._clock_ps)
+        self._log.note(EventKind.PREEMPTED, state, self._clock_ps)
 
     def _schedule_prefills(self, *, admit: bool) -> tuple[list[SequenceState], int]:
-        """Fill the token budget, the sequence in mid-prefill first, then waiters: (sequences, their tokens)."""
+        """Fill the token budget, a half-done prefill first, then waiters: (sequences, tokens computed)."""
         budget = left = self._token_budget()
         prefills: list[SequenceState] = []
         if self._prefilling is not None:
@@ -282,7 +270,7 @@ class EngineModel:
         state.emitted += 1
         self.counters.generation_tokens += 1
         if state.emitted == 1:
-            self._note(EventKind.FIRST_TOKEN, state, self._clock_ps)
+            self._log.note(EventKind.FIRST_TOKEN, state, self._clock_ps)
         if state.emitted == state.seq.output_tokens:
             self._finish(state)
         else:
@@ -305,18 +293,7 @@ class EngineModel:
 
     def _end(self, state: SequenceState, kind: EventKind, at_ps: int) -> None:
         del self._states[state.seq.id]
-        self._note(kind, state, at_ps)
-
-    def _note(self, kind: EventKind, state: SequenceState, at_ps: int) -> None:
-        scheduled_ps = at_ps if state.scheduled_ps is None else state.scheduled_ps
-        queue_s = (scheduled_ps - state.arrival_ps) / _PS_PER_S
-        self._events.append(
-            Event(kind, state.seq.id, at_ps / _PS_PER_S, queue_s, state.cached_tokens, state.preemptions)
-        )
-
-    def _take_events(self) -> list[Event]:
-        events, self._events = self._events, []
-        return events
+        self._log.note(kind, state, at_ps)
 
 
 def _will_emit(state: SequenceState) -> bool:
@@ -324,10 +301,10 @@ def _will_emit(state: SequenceState) -> bool:
 
 
 def _picoseconds(seconds: float) -> int:
-    return round(seconds * _PS_PER_S)
+    return round(seconds * PS_PER_S)
 
 
 def _seconds_not_before(ps: int) -> float:
-    # Far from zero a float cannot hold every picosecond; rounding down would name an instant that is too early.
-    seconds = ps / _PS_PER_S
+    # Far from zero a float cannot hold every picosecond, and rounding down would name an instant too early.
+    seconds = ps / PS_PER_S
     return seconds if _picoseconds(seconds) >= ps else math.nextafter(seconds, math.inf)

@@ -1,20 +1,22 @@
-"""A run of engine iterations with the same sequences, timed in closed form."""
+"""How long iterations last: runs of identical ones, timed in closed form."""
 
 from bisect import bisect_left
 
-from training.engine.types import SequenceState
+from training.engine.batch import DecodeBatch
+from training.engine.types import PS_PER_S, SequenceState
+from training.profiles import EngineProfile
 
 
 class IterationSpan:
     """`count` iterations from `start_ps`: the first lasts `first_ps`, each later one `growth_ps` more.
 
-    Times are whole picoseconds. `prefills` are the sequences whose prompt tokens are computed (then count is 1).
+    Times are whole picoseconds. `prefills` are the sequences whose prompt is computed (`count` is 1 then).
     """
 
     __slots__ = ("count", "first_ps", "growth_ps", "prefills", "start_ps")
 
     def __init__(
-        self, start_ps: int, first_ps: int, growth_ps: int, count: int, prefills: list[SequenceState]
+        self, start_ps: int, first_ps: int, growth_ps: int, *, count: int, prefills: list[SequenceState]
     ) -> None:
         self.start_ps = start_ps
         self.first_ps = first_ps
@@ -34,3 +36,26 @@ class IterationSpan:
     def _end_of(self, iterations: int) -> int:
         growth = self.growth_ps * (iterations * (iterations - 1) // 2)
         return self.start_ps + iterations * self.first_ps + growth
+
+
+class IterationCosts:
+    """A profile's costs as whole picoseconds, so that a sum does not depend on how it is split."""
+
+    def __init__(self, profile: EngineProfile) -> None:
+        self._base = round(profile.base_s * PS_PER_S)
+        self._prefill_token = round(profile.prefill_token_s * PS_PER_S)
+        self._decode_sequence = round(profile.decode_sequence_s * PS_PER_S)
+        self._kv_token = round(profile.kv_token_s * PS_PER_S)
+
+    def span(
+        self, start_ps: int, batch: DecodeBatch, prefills: list[SequenceState], prefill_tokens: int
+    ) -> IterationSpan:
+        """One iteration that decodes the batch and computes `prefill_tokens` of the given prompts."""
+        context = batch.kv_tokens + sum(state.computed for state in prefills)
+        first_ps = (
+            self._base
+            + self._prefill_token * prefill_tokens
+            + self._decode_sequence * batch.size
+            + self._kv_token * context
+        )
+        return IterationSpan(start_ps, first_ps, self._kv_token * batch.size, count=1, prefills=prefills)

@@ -2,15 +2,17 @@
 
 from collections.abc import Sequence as SequenceOf
 from enum import Enum, StrEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
 from training.engine.blocks import FreedRun
 
+PS_PER_S: Final = 10**12
+
 
 class Sequence(msgspec.Struct, frozen=True):
-    """One answer to compute. `block_hashes` name the prompt's full KV blocks, each hash covering its prefix."""
+    """One answer to compute. `block_hashes` name the prompt's full KV blocks, each covering its prefix."""
 
     id: int
     prompt_tokens: int
@@ -22,7 +24,7 @@ class Sequence(msgspec.Struct, frozen=True):
 class EventKind(StrEnum):
     """What can happen to a sequence that its sender may want to know of."""
 
-    FIRST_TOKEN = "first_token"
+    FIRST_TOKEN = "first_token"  # noqa: S105 - a token of text, no secret
     PREEMPTED = "preempted"
     FINISHED = "finished"
     ABORTED = "aborted"
@@ -37,6 +39,25 @@ class Event(NamedTuple):
     queue_s: float
     cached_tokens: int
     preemptions: int
+
+
+class EventLog:
+    """Events in the order in which they happened, until they are taken."""
+
+    def __init__(self) -> None:
+        self._events: list[Event] = []
+
+    def note(self, kind: EventKind, state: "SequenceState", at_ps: int) -> None:
+        """Something happened to a sequence."""
+        scheduled_ps = at_ps if state.scheduled_ps is None else state.scheduled_ps
+        queue_s = (scheduled_ps - state.arrival_ps) / PS_PER_S
+        event = Event(kind, state.seq.id, at_ps / PS_PER_S, queue_s, state.cached_tokens, state.preemptions)
+        self._events.append(event)
+
+    def take(self) -> list[Event]:
+        """All of them, once."""
+        events, self._events = self._events, []
+        return events
 
 
 class Iteration(NamedTuple):

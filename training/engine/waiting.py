@@ -15,8 +15,8 @@ class WaitingQueue:
     """Ids of the sequences that wait for a slot, best first; after vLLM's `v1/core/sched/request_queue.py`.
 
     `priority`: lower priority value first, then the earlier arrival, then the lower id; a preempted sequence
-    goes back to its place. `fcfs`: as they came; a preempted sequence goes to the very front. Removal is lazy:
-    an abort costs O(log n).
+    goes back to its place. `fcfs`: as they came; a preempted sequence goes to the very front. Removal is
+    lazy, so an abort costs little in a long queue.
     """
 
     def __init__(self, policy: SchedulingPolicy) -> None:
