@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import math
+from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
@@ -9,25 +11,30 @@ from aiohttp import web
 
 from predictor.records import TrafficRecord
 from proxy.active import ActiveCount
+from proxy.admin import METRICS_TYPE, Admin
 from proxy.clock import Clock
 from proxy.dispatcher import Dispatcher
 from proxy.engines.vllm import VllmAdapter
-from proxy.errors import Draining, MethodNotAllowed, UnknownRoute
+from proxy.errors import MethodNotAllowed, UnknownRoute
 from proxy.health import HealthWatch
 from proxy.metrics import Metrics
+from proxy.order_watch import Verdict
 from proxy.passing import Passing
 from proxy.ranking import Estimator, Ranking
 from proxy.replies import error_response, json_response
 from proxy.routes import Handling, find_route
 from proxy.scheduling.policy import Policy, make_policy
-from proxy.scheduling.scheduler import Scheduler
+from proxy.scheduling.scheduler import Replica, Scheduler
 from proxy.server import Listener
 from proxy.serving import Serving
 from proxy.settings import Settings
+from proxy.status import EngineStatus, Status, WaitingStatus
 from proxy.traffic_log import TrafficLog
 from proxy.upstream import Upstream
 
 _LOG: Final = logging.getLogger("headway")
+_SHOWN_WAITING: Final = 20
+_HONOURED: Final = {Verdict.HONOURED: 1.0, Verdict.IGNORED: 0.0, Verdict.UNPROVEN: -1.0}
 
 
 class Headway:
@@ -51,9 +58,10 @@ class Headway:
         self._metrics = Metrics()
         self._active = ActiveCount()
         self._log: TrafficLog | None = None
-        self._draining = False
+        self._listeners: list[Listener] = []
         self._tasks: list[asyncio.Task[None]] = []
         self.port = 0
+        self.admin_port = 0
 
     @property
     def url(self) -> str:
@@ -63,11 +71,25 @@ class Headway:
     async def start(self) -> None:
         """Listen and serve. Raises OSError or sqlite3.Error where port or state directory cannot be used."""
         settings = self.settings
-        self._upstream = Upstream(settings)
-        adapter = VllmAdapter()
         if settings.traffic_log:
             self._log = TrafficLog(Path(settings.state) / "traffic.db")
-        api_key = _read_key(settings.engine_api_key_file)
+        self._upstream = Upstream(settings)
+        self._make_parts(_read_key(settings.engine_api_key_file))
+        window = None if settings.mode == "engine" else settings.window
+        for url in settings.engine:
+            self._add_engine(url.rstrip("/"), window)
+        self._watch_gauges()
+        self._listeners.append(Listener(self.handle, settings, settings.host, settings.port))
+        self.port = await self._listeners[0].start()
+        if settings.admin_port is not None:
+            admin = Admin(self._metrics, self.status, self.drain)
+            self._listeners.append(Listener(admin.handle, settings, settings.admin_host, settings.admin_port))
+            self.admin_port = await self._listeners[1].start()
+        await self._health.check()
+        self._tasks.append(asyncio.create_task(self._health.run()))
+
+    def _make_parts(self, api_key: str | None) -> None:
+        settings, adapter = self.settings, VllmAdapter()
         self._health = HealthWatch(
             self._dispatcher, adapter, self._upstream, self._clock, engine_wait_s=settings.engine_wait_s
         )
@@ -84,31 +106,45 @@ class Headway:
             api_key=api_key,
         )
         self._passing = Passing(settings, self._scheduler, self._upstream, api_key)
-        window = None if settings.mode == "engine" else settings.window
-        for url in settings.engine:
-            self._scheduler.add_replica(url.rstrip("/"), window, self._clock.now_us())
-        self._watch_gauges()
-        self._listener = Listener(self.handle, settings, settings.host, settings.port)
-        self.port = await self._listener.start()
-        await self._health.check()
-        self._tasks.append(asyncio.create_task(self._health.run()))
 
-    async def drain(self) -> None:
-        """Take nothing new, let what waits and runs end, for at most `drain_s` seconds."""
-        self._draining = True
+    def _add_engine(self, url: str, window: int | None) -> None:
+        self._scheduler.add_replica(url, window, self._clock.now_us())
+        replica = next(replica for replica in self._scheduler.replicas if replica.name == url)
+        gauge = self._metrics.engine_gauge
+        gauge("headway_engine_up", "Whether the engine answers.", url, lambda: float(replica.available))
+        gauge("headway_engine_running", "Requests at the engine.", url, lambda: float(replica.running))
+        gauge(
+            "headway_window",
+            "Most requests at the engine; NaN: no limit.",
+            url,
+            lambda: replica.window or math.nan,
+        )
+        gauge(
+            "headway_priority_honoured",
+            "The engine's order: 1 by our priorities, 0 not, -1 not proven.",
+            url,
+            lambda: _HONOURED[self._serving.watches[url].verdict],
+        )
+
+    async def drain(self) -> bool:
+        """Take nothing new and let what waits and runs end; False where `drain_s` seconds were too few."""
+        self._serving.draining = True
         _LOG.info("draining: %d waiting, %d running", self._scheduler.waiting, self._scheduler.running)
         try:
             async with asyncio.timeout(self.settings.drain_s):
                 await self._active.idle()
         except TimeoutError:
             _LOG.warning("%d requests are cut: drain_s is over", int(self._active))
+            return False
+        return True
 
     async def stop(self) -> None:
         """Stop listening, end what is left, write the log out."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._listener.stop()
+        for listener in self._listeners:
+            await listener.stop()
         await self._upstream.close()
         if self._log is not None:
             await asyncio.to_thread(self._log.close)
@@ -119,13 +155,10 @@ class Headway:
         if route is None:
             return error_response(UnknownRoute(f"There is no route {request.path} here."))
         if request.method != route.method:
-            return error_response(
-                MethodNotAllowed(f"{request.path} takes {route.method}, not {request.method}.")
-            )
+            message = f"{request.path} takes {route.method}, not {request.method}."
+            return error_response(MethodNotAllowed(message))
         if route.handling is Handling.OWN:
             return self._own(route.path)
-        if self._draining:
-            return error_response(Draining("This proxy is shutting down."))
         with self._active:
             if route.api is not None:
                 return await self._serving.serve(request, route.api)
@@ -133,13 +166,49 @@ class Headway:
 
     def _own(self, path: str) -> web.Response:
         if path == "/metrics":
-            return web.Response(
-                body=self._metrics.exposition(), headers={"Content-Type": "text/plain; version=0.0.4"}
-            )
-        ready = self._health.any_available and not self._draining
-        if path == "/healthz" or ready:
+            return web.Response(body=self._metrics.exposition(), headers={"Content-Type": METRICS_TYPE})
+        draining = self._serving.draining
+        if path == "/healthz" or (self._health.any_available and not draining):
             return json_response({"status": "ok"})
-        return json_response({"status": "draining" if self._draining else "no engine"}, status=503)
+        return json_response({"status": "draining" if draining else "no engine"}, status=503)
+
+    def status(self) -> Status:
+        """What the proxy is doing now."""
+        bound_us = self._scheduler.policy.overtake_bound_us
+        return Status(
+            version=version("headway"),
+            mode=self.settings.mode,
+            policy=self._scheduler.policy.name,
+            max_overtake_s=None if bound_us is None else bound_us / 1e6,
+            artifact=self._estimator.artifact_id,
+            draining=self._serving.draining,
+            waiting=self._scheduler.waiting,
+            running=self._scheduler.running,
+            outcomes={outcome.value: count for outcome, count in self._metrics.ended.items()},
+            engines=[self._engine_status(replica) for replica in self._scheduler.replicas],
+            first_waiting=self._first_waiting(),
+            traffic_log_written=self._log.written if self._log else 0,
+            traffic_log_dropped=self._log.dropped if self._log else 0,
+        )
+
+    def _engine_status(self, replica: Replica) -> EngineStatus:
+        watch = self._serving.watches[replica.name]
+        return EngineStatus(
+            url=replica.name,
+            kind="vllm",
+            available=replica.available,
+            running=replica.running,
+            window=replica.window,
+            priority=watch.verdict.value,
+            pairs=watch.pairs,
+        )
+
+    def _first_waiting(self) -> list[WaitingStatus]:
+        now_us = self._clock.now_us()
+        return [
+            WaitingStatus(item.request_id, (now_us - item.arrival_us) / 1e6, item.prediction.tokens, place)
+            for place, item in enumerate(self._scheduler.waiting_in_order()[:_SHOWN_WAITING])
+        ]
 
     def _record(self, record: TrafficRecord) -> None:
         if self._log is not None:
@@ -147,15 +216,17 @@ class Headway:
 
     def _watch_gauges(self) -> None:
         gauge = self._metrics.gauge
-        gauge("headway_requests_waiting", "Requests held.").set_function(lambda: self._scheduler.waiting)
-        gauge("headway_requests_running", "Requests at engines.").set_function(
-            lambda: self._scheduler.running
+        gauge("headway_requests_waiting", "Requests held.", lambda: self._scheduler.waiting)
+        gauge("headway_requests_running", "Requests at engines.", lambda: self._scheduler.running)
+        gauge(
+            "headway_traffic_log_dropped",
+            "Traffic records lost.",
+            lambda: self._log.dropped if self._log else 0,
         )
-        gauge("headway_traffic_log_dropped", "Traffic records lost.").set_function(
-            lambda: self._log.dropped if self._log else 0
-        )
-        gauge("headway_clock_skew_seconds", "Wall clock against the proxy's clock.").set_function(
-            lambda: self._clock.skew_us() / 1e6
+        gauge(
+            "headway_clock_skew_seconds",
+            "Wall clock against the proxy's clock.",
+            lambda: self._clock.skew_us() / 1e6,
         )
 
 

@@ -1,5 +1,7 @@
 """What the proxy counts, in Prometheus form, with its handles bound once so that counting costs little."""
 
+import collections
+from collections.abc import Callable
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -17,6 +19,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.ended: collections.Counter[Outcome] = collections.Counter()
+        self._by_engine: dict[str, Gauge] = {}
         self._requests = Counter(
             "headway_requests",
             "Requests by route and how they ended.",
@@ -40,12 +44,19 @@ class Metrics:
     def _histogram(self, name: str, text: str) -> Histogram:
         return Histogram(name, text, buckets=_SECONDS, registry=self.registry)
 
-    def gauge(self, name: str, text: str) -> Gauge:
-        """A gauge that its owner fills, by `set_function`."""
-        return Gauge(name, text, registry=self.registry)
+    def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
+        """A gauge that is read when /metrics is."""
+        Gauge(name, text, registry=self.registry).set_function(read)
+
+    def engine_gauge(self, name: str, text: str, engine: str, read: Callable[[], float]) -> None:
+        """The same, one series per engine."""
+        if name not in self._by_engine:
+            self._by_engine[name] = Gauge(name, text, ["engine"], registry=self.registry)
+        self._by_engine[name].labels(engine).set_function(read)
 
     def observe(self, exchange: Exchange, outcome: Outcome) -> None:
         """Count one ended exchange."""
+        self.ended[outcome] += 1
         self._outcomes[exchange.api.value, outcome].inc()
         if exchange.dispatched_us is not None:
             self._queue.observe((exchange.dispatched_us - exchange.arrival_us) / 1e6)

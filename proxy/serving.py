@@ -17,7 +17,7 @@ from proxy import headers as names
 from proxy.clock import Clock
 from proxy.dispatcher import Dispatcher
 from proxy.engines.adapter import EngineAdapter, Outgoing
-from proxy.errors import EngineUnreachable, HeadwayError, InternalError
+from proxy.errors import Draining, EngineUnreachable, HeadwayError, InternalError
 from proxy.exchange import Exchange
 from proxy.headers import to_engine
 from proxy.health import HealthWatch
@@ -65,6 +65,7 @@ class Serving:
         self._record = record
         self._api_key = api_key
         self._seq = itertools.count()
+        self.draining = False
         self.watches: defaultdict[str, OrderWatch] = defaultdict(OrderWatch)
 
     async def serve(self, request: web.BaseRequest, api: Api) -> web.StreamResponse:
@@ -89,6 +90,8 @@ class Serving:
             self._book(exchange)
 
     async def _serve(self, request: web.BaseRequest, exchange: Exchange) -> web.StreamResponse:
+        if self.draining:
+            raise Draining("This proxy is shutting down.")
         raw = await read_body(request, timeout_s=self._settings.body_timeout_s)
         exchange.body = parse_body(raw, exchange.api)
         exchange.estimate = estimate = self._estimate(exchange)
