@@ -16,6 +16,11 @@ class KvCache:
         self.blocks = KvBlocks(num_blocks)
         self.block_size = block_size
 
+    @property
+    def usage(self) -> float:
+        """Share of the blocks that are held, in [0, 1]."""
+        return self.blocks.used / self.blocks.total
+
     def blocks_for(self, tokens: int) -> int:
         """Blocks that hold so many tokens."""
         return -(-tokens // self.block_size)

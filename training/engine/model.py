@@ -77,7 +77,7 @@ class EngineModel:
     @property
     def kv_usage(self) -> float:
         """Share of the KV blocks that are held, in [0, 1]."""
-        return self._cache.blocks.used / self._cache.blocks.total
+        return self._cache.usage
 
     def submit(self, seq: Sequence, now_s: float) -> None:
         """Queue a sequence.
@@ -106,14 +106,14 @@ class EngineModel:
         if state is None or state.aborting:
             return False
         state.aborting = True
+        self._stop_jump(now_ps)
         if state.status is Status.WAITING:
             self._waiting.remove(sequence_id)
             self._end(state, EventKind.ABORTED, now_ps)
-        elif self._span is None:
-            self._remove_aborted(state)
-        else:
+        elif self._span is not None:
             self._aborting.append(state)
-            self._stop_jump(now_ps)
+        else:
+            self._leave(state, EventKind.ABORTED)
         return True
 
     def next_event_s(self) -> float | None:
@@ -144,12 +144,10 @@ class EngineModel:
         if seq.prompt_tokens < 1 or seq.output_tokens < 1:
             raise ValueError(f"sequence {seq.id}: prompt and output must have at least one token")
         if self._cache.blocks_for(seq.prompt_tokens + seq.output_tokens) > self.profile.num_blocks:
-            raise ValueError(
-                f"sequence {seq.id} needs more than the engine's {self.profile.num_blocks} KV blocks"
-            )
+            raise ValueError(f"sequence {seq.id} can never fit: {self.profile.num_blocks} KV blocks in all")
 
     def _run_until(self, until_ps: int) -> int:
-        """Run what ends by then. Returns the instant, or the model's own clock where that is later."""
+        """Run what ends by then. Returns that instant, or the model's own clock where that is later."""
         while self._states and (self._span is not None or self._clock_ps < until_ps):
             span = self._planned()
             if span.end_ps > until_ps:
@@ -168,7 +166,8 @@ class EngineModel:
             self._cache.blocks.take(self._batch.blocks_due())
             prefills, prefill_tokens = self._schedule_prefills(admit=not preempted)
             self._span = self._costs.span(self._clock_ps, self._batch, prefills, prefill_tokens)
-            if not prefills:
+            # After a preemption nobody is admitted, but in the next iteration somebody may be.
+            if not prefills and not preempted:
                 self._span.count = self._identical_iterations()
         return self._span
 
@@ -190,18 +189,14 @@ class EngineModel:
         wanted = self._batch.blocks_due()
         state = self._prefilling
         if state is not None:
-            wanted += self._cache.growth(state, min(state.num_tokens - state.computed, self._token_budget()))
+            budget = self.profile.max_num_batched_tokens - self._batch.size
+            wanted += self._cache.growth(state, min(state.num_tokens - state.computed, budget))
         return wanted
-
-    def _token_budget(self) -> int:
-        return self.profile.max_num_batched_tokens - self._batch.size
 
     def _victim(self) -> SequenceState:
         if self.policy is SchedulingPolicy.FCFS:
             return self._running[next(reversed(self._running))]
-        return max(
-            self._running.values(), key=lambda state: (state.seq.priority, state.arrival_ps, state.seq.id)
-        )
+        return max(self._running.values(), key=lambda state: state.rank)
 
     def _preempt(self, state: SequenceState) -> None:
         self._give_up_slot(state)
@@ -213,7 +208,7 @@ class EngineModel:
 
     def _schedule_prefills(self, *, admit: bool) -> tuple[list[SequenceState], int]:
         """Fill the token budget, a half-done prefill first, then waiters: (sequences, tokens computed)."""
-        budget = left = self._token_budget()
+        budget = left = self.profile.max_num_batched_tokens - self._batch.size
         prefills: list[SequenceState] = []
         if self._prefilling is not None:
             left -= self._prefill_chunk(self._prefilling, left)
@@ -225,9 +220,8 @@ class EngineModel:
             left -= self._prefill_chunk(state, left)
             prefills.append(state)
         # Only the last one can be unfinished: it used the budget up.
-        self._prefilling = (
-            prefills[-1] if prefills and prefills[-1].computed < prefills[-1].num_tokens else None
-        )
+        unfinished = bool(prefills) and prefills[-1].computed < prefills[-1].num_tokens
+        self._prefilling = prefills[-1] if unfinished else None
         return prefills, budget - left
 
     def _take_slot(self, state: SequenceState) -> bool:
@@ -259,12 +253,12 @@ class EngineModel:
         self.counters.generation_tokens += self._batch.size * span.count
         self._batch.advance(span.count)
         while self._aborting:
-            self._remove_aborted(self._aborting.pop())
+            self._leave(self._aborting.pop(), EventKind.ABORTED)
         for state in span.prefills:
             if _will_emit(state):
                 self._emit_after_prefill(state)
         for state in self._batch.pop_finished():
-            self._finish(state)
+            self._leave(state, EventKind.FINISHED)
 
     def _emit_after_prefill(self, state: SequenceState) -> None:
         state.emitted += 1
@@ -272,17 +266,13 @@ class EngineModel:
         if state.emitted == 1:
             self._log.note(EventKind.FIRST_TOKEN, state, self._clock_ps)
         if state.emitted == state.seq.output_tokens:
-            self._finish(state)
+            self._leave(state, EventKind.FINISHED)
         else:
             self._batch.join(state)
 
-    def _finish(self, state: SequenceState) -> None:
+    def _leave(self, state: SequenceState, kind: EventKind) -> None:
         self._give_up_slot(state)
-        self._end(state, EventKind.FINISHED, self._clock_ps)
-
-    def _remove_aborted(self, state: SequenceState) -> None:
-        self._give_up_slot(state)
-        self._end(state, EventKind.ABORTED, self._clock_ps)
+        self._end(state, kind, self._clock_ps)
 
     def _give_up_slot(self, state: SequenceState) -> None:
         self._batch.leave(state)

@@ -134,6 +134,11 @@ class SequenceState:
         self.preemptions = 0
 
     @property
+    def rank(self) -> tuple[int, int, int]:
+        """Place under the `priority` policy: lower goes first, the highest is preempted first."""
+        return self.seq.priority, self.arrival_ps, self.seq.id
+
+    @property
     def num_tokens(self) -> int:
         """Prompt and the answer so far: what has to be in the cache before the next token comes."""
         return self.seq.prompt_tokens + self.emitted
