@@ -134,6 +134,35 @@ def body_from_dict(row: dict[str, Any]) -> RequestBody:
     return msgspec.convert(row, RequestBody, strict=False)
 
 
+def prompt_characters(body: RequestBody) -> int:
+    """How much text a body asks the engine to read; token ids count as four characters each."""
+    size = sum(_content_characters(message.content) for message in body.messages or ())
+    size += _content_characters(body.system) + len(body.instructions or "")
+    size += sum(len(tool) for tool in body.tools or ())
+    for prompt in (body.prompt, body.input, body.text):
+        size += _loose_characters(prompt)
+    return size
+
+
+def _content_characters(content: str | list[str | Part] | None) -> int:
+    if content is None or isinstance(content, str):
+        return len(content or "")
+    return sum(len(part) if isinstance(part, str) else len(part.text or "") for part in content)
+
+
+def _loose_characters(prompt: Any) -> int:
+    if isinstance(prompt, str):
+        return len(prompt)
+    if not isinstance(prompt, list):
+        return 0
+    if prompt and isinstance(prompt[0], int):
+        return 4 * len(prompt)
+    return sum(
+        _content_characters(one.content) if isinstance(one, Message) else _loose_characters(one)
+        for one in prompt
+    )
+
+
 class InferenceRequest(msgspec.Struct, frozen=True):
     """A request as it arrived. `arrival_us` is microseconds since the Unix epoch (see proxy.clock)."""
 

@@ -12,19 +12,21 @@ from aiohttp import web
 from predictor.records import TrafficRecord
 from proxy.active import ActiveCount
 from proxy.admin import METRICS_TYPE, Admin
+from proxy.booking import Bookkeeper
 from proxy.clock import Clock
 from proxy.dispatcher import Dispatcher
 from proxy.engines.vllm import VllmAdapter
 from proxy.errors import MethodNotAllowed, UnknownRoute
 from proxy.health import HealthWatch
 from proxy.metrics import Metrics
+from proxy.order import make_identities, make_scheduler
 from proxy.order_watch import Verdict
 from proxy.passing import Passing
 from proxy.ranking import Estimator, Ranking
 from proxy.replies import error_response, json_response
 from proxy.routes import Handling, find_route
-from proxy.scheduling.policy import Policy, make_policy
-from proxy.scheduling.scheduler import Replica, Scheduler
+from proxy.scheduling.policy import Policy
+from proxy.scheduling.scheduler import Replica
 from proxy.server import Listener
 from proxy.serving import Serving
 from proxy.settings import Settings
@@ -34,6 +36,8 @@ from proxy.upstream import Upstream
 
 _LOG: Final = logging.getLogger("headway")
 _SHOWN_WAITING: Final = 20
+# Until the engine has shown how many it runs at once.
+_FIRST_WINDOW: Final = 16
 _HONOURED: Final = {Verdict.HONOURED: 1.0, Verdict.IGNORED: 0.0, Verdict.UNPROVEN: -1.0}
 
 
@@ -52,9 +56,9 @@ class Headway:
         self.settings = settings
         self._clock = clock or Clock()
         self._estimator = estimator or _shipped()
-        chosen = policy or make_policy(settings.policy, settings.max_overtake)
-        self._scheduler = Scheduler(chosen, lane_share=settings.lane_share)
-        self._dispatcher = Dispatcher(self._scheduler, self._clock, max_waiting=settings.max_waiting)
+        self._scheduler = make_scheduler(settings, policy)
+        self._dispatcher = Dispatcher(self._scheduler, self._clock)
+        self._identities = make_identities(settings, self._scheduler.classes)
         self._metrics = Metrics()
         self._active = ActiveCount()
         self._log: TrafficLog | None = None
@@ -62,6 +66,10 @@ class Headway:
         self._tasks: list[asyncio.Task[None]] = []
         self.port = 0
         self.admin_port = 0
+
+    @property
+    def _policy(self) -> Policy:
+        return self._scheduler.policy_of(self.settings.default_class)
 
     @property
     def url(self) -> str:
@@ -75,7 +83,7 @@ class Headway:
             self._log = TrafficLog(Path(settings.state) / "traffic.db")
         self._upstream = Upstream(settings)
         self._make_parts(_read_key(settings.engine_api_key_file))
-        window = None if settings.mode == "engine" else settings.window
+        window = None if settings.mode == "engine" else settings.window or _FIRST_WINDOW
         for url in settings.engine:
             self._add_engine(url.rstrip("/"), window)
         self._watch_gauges()
@@ -86,23 +94,24 @@ class Headway:
             self._listeners.append(Listener(admin.handle, settings, settings.admin_host, settings.admin_port))
             self.admin_port = await self._listeners[1].start()
         await self._health.check()
-        self._tasks.append(asyncio.create_task(self._health.run()))
+        self._tasks += [asyncio.create_task(self._health.run()), asyncio.create_task(self._dispatcher.run())]
 
     def _make_parts(self, api_key: str | None) -> None:
         settings, adapter = self.settings, VllmAdapter()
         self._health = HealthWatch(
             self._dispatcher, adapter, self._upstream, self._clock, engine_wait_s=settings.engine_wait_s
         )
+        self._books = Bookkeeper(self._clock, self._metrics, self._estimator, self._record, settings.mode)
         self._serving = Serving(
             settings=settings,
             clock=self._clock,
+            identities=self._identities,
             estimator=self._estimator,
             dispatcher=self._dispatcher,
             health=self._health,
             adapter=adapter,
             upstream=self._upstream,
-            metrics=self._metrics,
-            record=self._record,
+            books=self._books,
             api_key=api_key,
         )
         self._passing = Passing(settings, self._scheduler, self._upstream, api_key)
@@ -123,7 +132,7 @@ class Headway:
             "headway_priority_honoured",
             "The engine's order: 1 by our priorities, 0 not, -1 not proven.",
             url,
-            lambda: _HONOURED[self._serving.watches[url].verdict],
+            lambda: _HONOURED[self._books.watches[url].verdict],
         )
 
     async def drain(self) -> bool:
@@ -174,11 +183,11 @@ class Headway:
 
     def status(self) -> Status:
         """What the proxy is doing now."""
-        bound_us = self._scheduler.policy.overtake_bound_us
+        bound_us = self._policy.overtake_bound_us
         return Status(
             version=version("headway"),
             mode=self.settings.mode,
-            policy=self._scheduler.policy.name,
+            policy=self._policy.name,
             max_overtake_s=None if bound_us is None else bound_us / 1e6,
             artifact=self._estimator.artifact_id,
             draining=self._serving.draining,
@@ -192,7 +201,7 @@ class Headway:
         )
 
     def _engine_status(self, replica: Replica) -> EngineStatus:
-        watch = self._serving.watches[replica.name]
+        watch = self._books.watches[replica.name]
         return EngineStatus(
             url=replica.name,
             kind="vllm",

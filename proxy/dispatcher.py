@@ -1,70 +1,120 @@
 """The one place where the scheduler meets asyncio: handlers wait here for their turn."""
 
 import asyncio
+from typing import Final
 
 from proxy.clock import Clock
-from proxy.errors import EngineUnreachable, QueueFull
-from proxy.scheduling.queued import QueuedRequest, State
+from proxy.errors import EngineUnreachable, Expired, HeadwayError, QueueFull, TenantFull
+from proxy.scheduling.queued import Changes, QueuedRequest, Reason, State
 from proxy.scheduling.scheduler import Scheduler
+from proxy.scheduling.speed import Speed
+
+_TICK_S: Final = 0.25
+# Retry-After where nothing is known of the engines' speed yet, and its bounds.
+_UNKNOWN_DRAIN_S: Final = 1.0
+_LONGEST_RETRY_S: Final = 600.0
 
 
 class Dispatcher:
     """Lets each handler sleep until its request may be sent, and wakes whoever is next when one ends."""
 
-    def __init__(self, scheduler: Scheduler, clock: Clock, *, max_waiting: int) -> None:
+    def __init__(self, scheduler: Scheduler, clock: Clock) -> None:
         self._scheduler = scheduler
         self._clock = clock
-        self._max_waiting = max_waiting
         self._sleepers: dict[int, asyncio.Future[None]] = {}
         self._blackout: str | None = None
+        self._speed = Speed()
 
     @property
     def scheduler(self) -> Scheduler:
-        """The state behind it; read it freely, change it only through this class."""
+        """The state behind it; read it freely, change it only through `apply`."""
         return self._scheduler
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        """What the engines compute together; None until known."""
+        return self._speed.tokens_per_s
+
+    async def run(self) -> None:
+        """Let time pass, until cancelled: deadlines expire, a class's hours begin."""
+        while True:
+            await asyncio.sleep(_TICK_S)
+            now_us = self._pass_time()
+            if self._scheduler.waiting:
+                self.apply(self._scheduler.expire(now_us, self._speed.tokens_per_s))
+                self.apply(self._scheduler.tick(now_us))
 
     async def admit(self, item: QueuedRequest) -> None:
         """Wait until `item` may be sent to `item.replica`.
 
-        Raises QueueFull at once where too many wait, EngineUnreachable where no engine is left. Cancelled
-        while waiting, the request leaves the queue at once. Whoever returns from here must call `release`.
+        Raises QueueFull, TenantFull, Expired or, where no engine is left, EngineUnreachable. Cancelled while
+        waiting, the request leaves the queue at once. Whoever returns from here must call `release`.
         """
         if self._blackout is not None:
             raise EngineUnreachable(self._blackout)
-        if self._scheduler.waiting >= self._max_waiting:
-            raise QueueFull(
-                f"{self._scheduler.waiting} requests wait already (max_waiting is {self._max_waiting}).",
-                retry_after_s=1.0,
-            )
-        self.wake(self._scheduler.submit(item, self._clock.now_us()))
+        changes = self._scheduler.submit(item, self._pass_time())
         if item.state is State.RUNNING:
+            self.apply(changes)
             return
         sleeper = asyncio.get_running_loop().create_future()
         self._sleepers[item.seq] = sleeper
+        self.apply(changes)
         try:
             await sleeper
-        except (asyncio.CancelledError, EngineUnreachable):
-            # It may have been started in the same turn of the loop: cancel handles both states.
-            self.wake(self._scheduler.cancel(item, self._clock.now_us()))
+        except (asyncio.CancelledError, HeadwayError):
+            # It may have been started in the same turn of the loop: cancel handles every state.
+            self.apply(self._scheduler.cancel(item, self._clock.now_us()))
             raise
         finally:
             self._sleepers.pop(item.seq, None)
 
-    def release(self, item: QueuedRequest) -> None:
-        """The exchange with the engine has ended, in whatever way."""
-        self.wake(self._scheduler.finish(item, self._clock.now_us()))
+    def release(self, item: QueuedRequest, actual_tokens: float | None = None) -> None:
+        """The exchange with the engine has ended, in whatever way; a second call changes nothing."""
+        if item.state is not State.RUNNING:
+            return
+        now_us = self._pass_time()
+        if actual_tokens is not None:
+            self._speed.computed(actual_tokens)
+        self.apply(self._scheduler.finish(item, now_us, actual_tokens))
+
+    def apply(self, changes: Changes) -> None:
+        """Let the handlers of requests that were started go on, and those of refused ones end."""
+        for item in changes.started:
+            sleeper = self._sleepers.get(item.seq)
+            if sleeper is not None and not sleeper.done():
+                sleeper.set_result(None)
+        for item, reason in changes.refused:
+            self._fail(item.seq, self._refusal(reason))
 
     def black_out(self, reason: str | None) -> None:
         """No engine has been there for too long: refuse everybody who waits or comes, until None."""
         self._blackout = reason
         if reason is not None:
-            for sleeper in self._sleepers.values():
-                if not sleeper.done():
-                    sleeper.set_exception(EngineUnreachable(reason))
+            for seq in list(self._sleepers):
+                self._fail(seq, EngineUnreachable(reason))
 
-    def wake(self, started: list[QueuedRequest]) -> None:
-        """Let the handlers of requests that the scheduler has just started go on."""
-        for item in started:
-            sleeper = self._sleepers.get(item.seq)
-            if sleeper is not None and not sleeper.done():
-                sleeper.set_result(None)
+    def _fail(self, seq: int, error: HeadwayError) -> None:
+        sleeper = self._sleepers.get(seq)
+        if sleeper is not None and not sleeper.done():
+            sleeper.set_exception(error)
+
+    def _refusal(self, reason: Reason) -> HeadwayError:
+        waiting = self._scheduler.waiting
+        if reason is Reason.EXPIRED:
+            return Expired(f"This request cannot begin in time: {waiting} requests wait.")
+        after_s = self._drain_s()
+        if reason is Reason.TENANT_FULL:
+            return TenantFull("Your key has as many requests waiting as it may.", retry_after_s=after_s)
+        return QueueFull(f"The queue is full: {waiting} requests wait.", retry_after_s=after_s)
+
+    def _drain_s(self) -> float:
+        """Seconds until half of what waits will have been computed, by prediction."""
+        speed = self._speed.tokens_per_s
+        if not speed:
+            return _UNKNOWN_DRAIN_S
+        return min(_LONGEST_RETRY_S, self._scheduler.waiting_tokens / 2 / speed)
+
+    def _pass_time(self) -> int:
+        now_us = self._clock.now_us()
+        self._speed.passed(now_us, busy=self._scheduler.running > 0)
+        return now_us

@@ -119,6 +119,35 @@ class Unauthorized(InvalidRequest):
     advice = "Send Authorization: Bearer with the admin token."
 
 
+class UnknownKey(Unauthorized):
+    """Keys are configured and the client's is none of them."""
+
+    code = "unknown_key"
+    advice = "Send Authorization: Bearer with a key whose SHA-256 is in the configuration."
+
+
+class Expired(HeadwayError):
+    """The request's TTL cannot be kept: it would begin too late, by even the most hopeful estimate."""
+
+    status = 504
+    code = "ttl_expired"
+    type = "timeout_error"
+    outcome = Outcome.EXPIRED
+    advice = "Allow more time in x-headway-ttl, send it in a better class, or add an engine."
+    retryable = False
+
+
+class TenantFull(HeadwayError):
+    """The tenant has as many requests waiting as its key allows."""
+
+    status = 429
+    code = "tenant_full"
+    type = "overloaded_error"
+    outcome = Outcome.REFUSED_FULL
+    advice = "Wait for the seconds in Retry-After, or raise max_waiting of the key."
+    retryable = False
+
+
 class Draining(HeadwayError):
     """The proxy is shutting down and takes nothing new."""
 

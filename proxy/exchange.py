@@ -4,6 +4,7 @@ import msgspec
 
 from predictor.records import Outcome, TrafficRecord
 from predictor.request import Api, RequestBody
+from proxy.identity import Identity
 from proxy.ranking import Estimate
 from proxy.sse import Usage
 
@@ -14,6 +15,7 @@ class Exchange(msgspec.Struct, eq=False):
     request_id: str
     api: Api
     arrival_us: int
+    identity: Identity | None = None
     body: RequestBody | None = None
     estimate: Estimate | None = None
     key_us: int | None = None
@@ -30,6 +32,12 @@ class Exchange(msgspec.Struct, eq=False):
         """Fix how it ended. The first end counts; there is only one."""
         if self.outcome is None:
             self.outcome = outcome
+
+    def actual_tokens(self) -> float | None:
+        """Prompt and output tokens that the engine computed; None where it did not say."""
+        if self.usage is None or self.usage.completion_tokens is None:
+            return None
+        return (self.usage.prompt_tokens or 0) + self.usage.completion_tokens
 
     def queue_s(self) -> float | None:
         """Seconds between arrival and dispatch; None where it was never sent."""
@@ -58,6 +66,8 @@ class Exchange(msgspec.Struct, eq=False):
             outcome=self.outcome or Outcome.INTERNAL_ERROR,
             status=self.status,
             model=body.model,
+            class_name=self.identity.service.name if self.identity else "",
+            tenant=self.identity.tenant if self.identity else "",
             replica=self.replica,
             stream=bool(body.stream),
             policy=policy,

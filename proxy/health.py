@@ -71,7 +71,7 @@ class HealthWatch:
         known = next(replica.available for replica in scheduler.replicas if replica.name == name)
         if known != available:
             _LOG.warning("engine %s is %s", name, "back" if available else "gone")
-            self._dispatcher.wake(scheduler.set_available(name, available, self._clock.now_us()))
+            self._dispatcher.apply(scheduler.set_available(name, available, self._clock.now_us()))
 
     async def _answers(self, name: str) -> bool:
         try:

@@ -59,8 +59,8 @@ class Relay:
             whole += chunk
             if len(whole) > _WHOLE_BYTES:
                 return await self._long(engine, headers, whole)
-        self._finish()
         self._check(engine, whole)
+        self._finish()
         return web.Response(body=whole, status=engine.status, reason=engine.reason, headers=headers)
 
     def _check(self, engine: aiohttp.ClientResponse, whole: bytes) -> None:

@@ -41,6 +41,9 @@ def run(args: argparse.Namespace) -> int:
     )
     try:
         uvloop.run(_serve(settings))
+    except SettingsError as error:
+        print(f"headway: {error}", file=sys.stderr)
+        return 2
     except (OSError, sqlite3.Error) as error:
         print(f"headway: cannot start: {error}", file=sys.stderr)
         return 1

@@ -1,29 +1,28 @@
-"""The path of one scheduled request: in, ranked, keyed, waiting, sent, relayed, recorded."""
+"""The path of one scheduled request: in, ranked, keyed, waiting, sent, relayed, booked."""
 
 import asyncio
 import itertools
 import logging
 import uuid
-from collections import defaultdict
-from collections.abc import Callable
 from typing import Final
 
 import aiohttp
 from aiohttp import web
 
-from predictor.records import Outcome, TrafficRecord
-from predictor.request import Api, InferenceRequest
+from predictor.records import Outcome
+from predictor.request import Api, InferenceRequest, RequestBody, prompt_characters
 from proxy import headers as names
+from proxy.booking import Bookkeeper
 from proxy.clock import Clock
 from proxy.dispatcher import Dispatcher
 from proxy.engines.adapter import EngineAdapter, Outgoing
+from proxy.engines.priorities import Priorities
 from proxy.errors import Draining, EngineUnreachable, HeadwayError, InternalError
 from proxy.exchange import Exchange
 from proxy.headers import to_engine
 from proxy.health import HealthWatch
+from proxy.identity import Identities, Identity
 from proxy.ingress import parse_body, read_body
-from proxy.metrics import Metrics
-from proxy.order_watch import OrderWatch, Sighting, Verdict
 from proxy.ranking import Estimate, Estimator
 from proxy.relay import Relay
 from proxy.replies import error_response
@@ -34,7 +33,8 @@ from proxy.upstream import Upstream
 _LOG: Final = logging.getLogger("headway.serving")
 # Connections that may fail before a request is refused; each goes to an engine believed to be there.
 _ATTEMPTS: Final = 3
-_ENDED_BY_ITSELF: Final = frozenset({"stop", "tool_calls", "function_call"})
+# English text under the tokenizers in use; only sizes that nobody reports are guessed by it.
+_CHARACTERS_PER_TOKEN: Final = 4
 
 
 class Serving:
@@ -45,28 +45,28 @@ class Serving:
         *,
         settings: Settings,
         clock: Clock,
+        identities: Identities,
         estimator: Estimator,
         dispatcher: Dispatcher,
         health: HealthWatch,
         adapter: EngineAdapter,
         upstream: Upstream,
-        metrics: Metrics,
-        record: Callable[[TrafficRecord], None],
+        books: Bookkeeper,
         api_key: str | None,
     ) -> None:
         self._settings = settings
         self._clock = clock
+        self._identities = identities
         self._estimator = estimator
         self._dispatcher = dispatcher
         self._health = health
         self._adapter = adapter
         self._upstream = upstream
-        self._metrics = metrics
-        self._record = record
+        self._books = books
         self._api_key = api_key
         self._seq = itertools.count()
+        self._priorities = Priorities()
         self.draining = False
-        self.watches: defaultdict[str, OrderWatch] = defaultdict(OrderWatch)
 
     async def serve(self, request: web.BaseRequest, api: Api) -> web.StreamResponse:
         """Serve one request; it ends exactly once, whatever happens."""
@@ -87,18 +87,17 @@ class Serving:
             failure = InternalError(f"Headway failed: {type(error).__name__}; see its log.")
             return error_response(failure, self._response_headers(exchange))
         finally:
-            self._book(exchange)
+            self._books.book(exchange, self._policy_name(exchange))
 
     async def _serve(self, request: web.BaseRequest, exchange: Exchange) -> web.StreamResponse:
         if self.draining:
             raise Draining("This proxy is shutting down.")
+        exchange.identity = self._identities.identify(request.headers)
         raw = await read_body(request, timeout_s=self._settings.body_timeout_s)
-        exchange.body = parse_body(raw, exchange.api)
-        exchange.estimate = estimate = self._estimate(exchange)
+        exchange.body = body = parse_body(raw, exchange.api)
+        exchange.estimate = self._estimate(exchange, exchange.identity, body)
         for attempt in range(_ATTEMPTS):
-            queued = QueuedRequest(
-                next(self._seq), exchange.request_id, exchange.arrival_us, estimate.prediction
-            )
+            queued = self._queued(exchange, exchange.identity, exchange.estimate, len(raw))
             await self._dispatcher.admit(queued)
             try:
                 return await self._exchange_with_engine(request, raw, queued, exchange)
@@ -111,10 +110,34 @@ class Serving:
                 self._dispatcher.release(queued)
         raise AssertionError("the last attempt returns or raises")
 
-    def _estimate(self, exchange: Exchange) -> Estimate:
-        assert exchange.body is not None
+    def _estimate(self, exchange: Exchange, identity: Identity, body: RequestBody) -> Estimate:
         return self._estimator.estimate(
-            InferenceRequest(exchange.request_id, exchange.api, exchange.body, exchange.arrival_us)
+            InferenceRequest(
+                exchange.request_id,
+                exchange.api,
+                body,
+                exchange.arrival_us,
+                tenant=identity.tenant,
+                class_name=identity.service.name,
+            )
+        )
+
+    def _queued(
+        self, exchange: Exchange, identity: Identity, estimate: Estimate, body_bytes: int
+    ) -> QueuedRequest:
+        body = exchange.body or RequestBody()
+        ttl_s = identity.ttl_s
+        return QueuedRequest(
+            seq=next(self._seq),
+            request_id=exchange.request_id,
+            arrival_us=exchange.arrival_us,
+            prediction=estimate.prediction,
+            class_name=identity.service.name,
+            tenant=identity.tenant,
+            prompt_tokens=prompt_characters(body) // _CHARACTERS_PER_TOKEN,
+            body_bytes=body_bytes,
+            answers=max(1, body.n or 1, body.best_of or 1),
+            deadline_us=None if ttl_s is None else exchange.arrival_us + round(ttl_s * 1e6),
         )
 
     async def _exchange_with_engine(
@@ -123,78 +146,51 @@ class Serving:
         exchange.key_us = queued.key_us
         exchange.replica = queued.replica
         exchange.dispatched_us = queued.dispatched_us
-        outgoing = self._outgoing(raw, queued, exchange)
-        engine = await self._send(request, outgoing, exchange)
-        relay = Relay(
-            self._upstream, self._clock, request, exchange, lambda: self._dispatcher.release(queued)
-        )
+        tier = exchange.identity.service.tier if exchange.identity else 0
+        priority = self._priorities.take(queued.key_us, tier)
         try:
-            return await relay.answer(
-                engine, self._response_headers(exchange), drop_usage=outgoing.added_usage
-            )
+            outgoing = self._outgoing(raw, priority, exchange)
+            engine = await self._send(request, outgoing, exchange)
+            try:
+                return await self._relay(request, queued, exchange).answer(
+                    engine, self._response_headers(exchange), drop_usage=outgoing.added_usage
+                )
+            finally:
+                # Closing, not releasing: an unread rest means that the engine must abort.
+                engine.close()
         finally:
-            # Closing, not releasing: an unread rest means that the engine must abort.
-            engine.close()
+            self._priorities.give_back(priority)
 
-    def _outgoing(self, raw: bytes, queued: QueuedRequest, exchange: Exchange) -> Outgoing:
+    def _outgoing(self, raw: bytes, priority: int, exchange: Exchange) -> Outgoing:
         assert exchange.body is not None
-        priority = None if self._settings.mode == "hold" else queued.key_us
-        return self._adapter.outgoing(exchange.api, raw, exchange.body, priority)
+        sent = None if self._settings.mode == "hold" else priority
+        return self._adapter.outgoing(exchange.api, raw, exchange.body, sent)
+
+    def _relay(self, request: web.BaseRequest, queued: QueuedRequest, exchange: Exchange) -> Relay:
+        def engine_done() -> None:
+            self._dispatcher.release(queued, exchange.actual_tokens())
+
+        return Relay(self._upstream, self._clock, request, exchange, engine_done)
 
     async def _send(
         self, request: web.BaseRequest, outgoing: Outgoing, exchange: Exchange
     ) -> aiohttp.ClientResponse:
         added = {"X-Request-Id": exchange.request_id} | outgoing.headers
         headers = to_engine(request.headers, added, self._api_key)
+        if self._identities.uses_keys and self._api_key is None:
+            headers.popall("Authorization", None)
         assert exchange.replica is not None
         return await self._upstream.open(exchange.replica, "POST", request.path_qs, headers, outgoing.body)
 
+    def _policy_name(self, exchange: Exchange) -> str:
+        name = exchange.identity.service.name if exchange.identity else self._settings.default_class
+        return self._dispatcher.scheduler.policy_of(name).name
+
     def _response_headers(self, exchange: Exchange) -> dict[str, str]:
-        ours = {names.REQUEST_ID: exchange.request_id, names.POLICY: self._dispatcher.scheduler.policy.name}
+        ours = {names.REQUEST_ID: exchange.request_id, names.POLICY: self._policy_name(exchange)}
         if exchange.estimate is not None:
             ours[names.PREDICTED_TOKENS] = str(round(exchange.estimate.prediction.tokens))
             ours[names.ARTIFACT] = self._estimator.artifact_id
         waited_until_us = exchange.dispatched_us or self._clock.now_us()
         ours[names.QUEUE_MS] = f"{(waited_until_us - exchange.arrival_us) / 1000:.1f}"
         return ours
-
-    def _book(self, exchange: Exchange) -> None:
-        outcome = exchange.outcome or Outcome.INTERNAL_ERROR
-        self._metrics.observe(exchange, outcome)
-        self._watch_order(exchange)
-        self._learn(exchange)
-        self._record(
-            exchange.record(
-                policy=self._dispatcher.scheduler.policy.name,
-                mode=self._settings.mode,
-                artifact=self._estimator.artifact_id,
-            )
-        )
-
-    def _learn(self, exchange: Exchange) -> None:
-        """Only answers that ended by themselves are lengths; a cut one says no more than 'at least'."""
-        tokens = exchange.usage.completion_tokens if exchange.usage else None
-        if exchange.estimate is None or tokens is None or exchange.finish_reason not in _ENDED_BY_ITSELF:
-            return
-        self._estimator.learn(exchange.estimate, tokens, self._clock.now_us() / 1e6)
-
-    def _watch_order(self, exchange: Exchange) -> None:
-        """Only streams count: a unary answer's first byte comes with its last."""
-        if exchange.first_byte_us is None or exchange.body is None or not exchange.body.stream:
-            return
-        assert (
-            exchange.replica is not None
-            and exchange.dispatched_us is not None
-            and exchange.key_us is not None
-        )
-        watch = self.watches[exchange.replica]
-        before = watch.verdict
-        watch.observe(Sighting(exchange.dispatched_us, exchange.first_byte_us, exchange.key_us))
-        if watch.verdict is not before:
-            _LOG.log(
-                logging.INFO if watch.verdict is Verdict.HONOURED else logging.WARNING,
-                "engine %s: priority %s (%d pairs)",
-                exchange.replica,
-                watch.verdict.value,
-                watch.pairs,
-            )

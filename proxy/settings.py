@@ -9,11 +9,30 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from proxy.identity import KeySettings
+
 ENV_PREFIX = "HEADWAY_"
 
 
 class SettingsError(ValueError):
     """The configuration is wrong; the message names the key and the source."""
+
+
+class ClassSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One `[[classes]]` entry; `policy` and `max_overtake` are the general ones unless given.
+
+    `hours`: spans of UTC time such as "22:00-06:00" outside of which the class waits.
+    """
+
+    name: Annotated[str, Meta(min_length=1, max_length=64)]
+    tier: Annotated[int, Meta(ge=0)] = 0
+    offset_s: Annotated[float, Meta(ge=0)] = 0.0
+    policy: Literal["fcfs", "quantile", "sjf"] | None = None
+    max_overtake: Annotated[float, Meta(ge=0, le=86_400)] | None = None
+    ttl_s: Annotated[float, Meta(gt=0)] | None = None
+    min_share: Annotated[float, Meta(ge=0, le=1)] | None = None
+    window_share: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    hours: tuple[Annotated[str, Meta(pattern=r"^[0-2]\d:[0-5]\d-[0-2]\d:[0-5]\d$")], ...] = ()
 
 
 def default_state_dir() -> str:
@@ -56,11 +75,36 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         float,
         Meta(ge=0, le=86_400, description="D: seconds by which a later request may pass an earlier one."),
     ] = 120.0
-    window: Annotated[int, Meta(ge=1, description="Requests at one engine at once (hold and hybrid).")] = 16
+    window: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(description="Requests at one engine at once (hold and hybrid); absent: as few as keep it busy."),
+    ] = None
     lane_share: Annotated[
         float, Meta(ge=0, le=1, description="Share of dispatches that go to the oldest waiter.")
     ] = 0.0
+    default_class: Annotated[str, Meta(description="Class of requests whose key names none.")] = "standard"
+    classes: Annotated[
+        tuple[ClassSettings, ...],
+        Meta(description="The classes; absent: interactive, standard, batch. Only in the file: [[classes]]."),
+    ] = ()
+    keys: Annotated[
+        tuple[KeySettings, ...],
+        Meta(description="Who may ask, as which tenant; absent: anybody. Only in the file: [[keys]]."),
+    ] = ()
+    trust_headers: Annotated[
+        bool, Meta(description="Believe x-headway-tenant (only behind a gateway that sets it).")
+    ] = False
+
     max_waiting: Annotated[int, Meta(ge=1, description="Requests that may wait; beyond it 429.")] = 10_000
+    max_waiting_bytes: Annotated[int, Meta(ge=1, description="Body bytes that may wait; beyond it 429.")] = (
+        1 << 30
+    )
+    max_waiting_tokens: Annotated[
+        float, Meta(gt=0, description="Predicted tokens that may wait; beyond it 429.")
+    ] = 1e9
+    shed_worst: Annotated[
+        bool, Meta(description="When full, refuse the worst waiter of the lowest class, not the newcomer.")
+    ] = False
 
     max_body_bytes: Annotated[int, Meta(ge=1, description="Longest request body.")] = 64 << 20
     max_header_bytes: Annotated[int, Meta(ge=512, description="Longest header line.")] = 32_768

@@ -60,10 +60,16 @@ def main() -> int:
     parser.add_argument("--max-tokens", type=int, default=512)
     parser.add_argument("--temperature", type=float, default=0.2)
     parser.add_argument("--top-p", type=float, default=0.9)
+    parser.add_argument("--repetition-penalty", type=float, default=1.1)
     parser.add_argument("--concurrency", type=int, default=32)
     parser.add_argument("--every", type=int, default=1, help="record only each Nth prompt")
     args = parser.parse_args()
-    body = {"max_tokens": args.max_tokens, "temperature": args.temperature, "top_p": args.top_p}
+    body = {
+        "max_tokens": args.max_tokens,
+        "temperature": args.temperature,
+        "top_p": args.top_p,
+        "repetition_penalty": args.repetition_penalty,
+    }
     started = time.monotonic()
     prompts = load_prompts()[:: args.every]
     rows = asyncio.run(record(args.url, args.model, prompts, args.samples, body, args.concurrency))

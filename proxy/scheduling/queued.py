@@ -16,20 +16,46 @@ class State(Enum):
     FINISHED = 3
 
 
+class Reason(Enum):
+    """Why the scheduler gave a request up before it ran."""
+
+    QUEUE_FULL = "queue_full"
+    TENANT_FULL = "tenant_full"
+    EXPIRED = "expired"
+
+
 class QueuedRequest(msgspec.Struct, eq=False):
     """One request between admission and its end.
 
-    `key_us` is its place in the order (lower first), `seq` breaks ties by admission. `replica` is the engine
-    it was dispatched to. Times in microseconds of the proxy's clock.
+    `key_us` is its place in the order (lower first), `seq` breaks ties by admission. `prompt_tokens` and
+    `body_bytes` are its size, `deadline_us` the time by which it must have been sent. `replica` is the engine
+    it was sent to. Times in microseconds of the proxy's clock.
     """
 
     seq: int
     request_id: str
     arrival_us: int
     prediction: Prediction
-    key_us: int = 0
-    tenant: str = "default"
     class_name: str = "standard"
+    tenant: str = "default"
+    prompt_tokens: int = 0
+    body_bytes: int = 0
+    answers: int = 1
+    deadline_us: int | None = None
+    key_us: int = 0
     state: State = State.NEW
     replica: str | None = None
     dispatched_us: int | None = None
+    charged: float = 0.0
+
+    @property
+    def work_tokens(self) -> float:
+        """Predicted tokens that an engine computes for it: its prompt and all its answers."""
+        return self.prompt_tokens + self.answers * self.prediction.tokens
+
+
+class Changes(msgspec.Struct, frozen=True):
+    """What the caller must do after a change of state: send `started`, refuse `refused` with its reason."""
+
+    started: list[QueuedRequest] = []
+    refused: list[tuple[QueuedRequest, Reason]] = []

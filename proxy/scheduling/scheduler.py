@@ -1,11 +1,19 @@
-"""Who runs next, and where. Every change of state is one synchronous call that returns whom to start now."""
+"""Who runs next, and where. Every change of state is one synchronous call that says what to do now."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
 
 import msgspec
 
 from predictor.prediction import Prediction
+from proxy.scheduling.classes import ServiceClass, check_classes
+from proxy.scheduling.deadlines import Deadlines, hopeless
+from proxy.scheduling.fair import TenantLimits
 from proxy.scheduling.policy import Policy
-from proxy.scheduling.queued import QueuedRequest, State
-from proxy.scheduling.waiting import WaitingQueue
+from proxy.scheduling.queued import Changes, QueuedRequest, Reason, State
+from proxy.scheduling.tier import Tier
+
+NOTHING: Final = Changes()
 
 
 class Replica(msgspec.Struct, eq=False):
@@ -15,6 +23,7 @@ class Replica(msgspec.Struct, eq=False):
     window: int | None
     running: int = 0
     available: bool = True
+    by_tier: dict[int, int] = {}
 
     @property
     def has_room(self) -> bool:
@@ -22,35 +31,58 @@ class Replica(msgspec.Struct, eq=False):
         return self.available and (self.window is None or self.running < self.window)
 
 
+class QueueLimits(msgspec.Struct, frozen=True):
+    """How much may wait. `shed_worst`: when full, the worst waiter of the lowest tier goes, not the newcomer."""
+
+    max_waiting: int = 10_000
+    max_bytes: int = 1 << 30
+    max_tokens: float = float("inf")
+    shed_worst: bool = False
+
+
 class Scheduler:
     """The queue in front of the engines.
 
-    `submit`, `cancel`, `finish`, `rekey` and the replica calls change the state and return the requests to
-    send now, already marked running with their replica. The caller sends them; there is no other way to
-    start a request. Promise: under a policy with an overtaking bound D nobody is dispatched after a request
-    that arrived more than D later and could have run on the same replica.
+    Each call changes the state and returns the requests to send now, already marked running with their
+    replica, and those to refuse. There is no other way to start a request. Promise: under a policy with an
+    overtaking bound D, within one class and tenant, nobody is sent after a request that arrived more than D
+    later and could have run on the same replica.
     """
 
-    def __init__(self, policy: Policy, *, lane_share: float = 0.0) -> None:
-        """`lane_share` in [0, 1]: the share of dispatches that go to the oldest waiter whatever its key."""
-        self._policy = policy
-        self._lane_share = lane_share
-        self._lane_credit = 0.0
-        self._waiting = WaitingQueue()
+    def __init__(
+        self,
+        classes: Sequence[ServiceClass],
+        *,
+        lane_share: float = 0.0,
+        tenants: Mapping[str, TenantLimits] | None = None,
+        limits: QueueLimits | None = None,
+    ) -> None:
+        """`lane_share` in [0, 1]: the share of a tenant's dispatches that go to its oldest waiter.
+
+        Raises ValueError where the classes contradict each other.
+        """
+        check_classes(classes)
+        self._classes = {service.name: service for service in classes}
+        self._limits = limits or QueueLimits()
+        self._tiers = _make_tiers(classes, dict(tenants or {}), lane_share)
+        self._deadlines = Deadlines()
         self._replicas: dict[str, Replica] = {}
+        self.waiting = 0
+        self.waiting_bytes = 0
+        self.waiting_tokens = 0.0
 
     def __repr__(self) -> str:
-        return f"<Scheduler {self._policy.name} waiting={self.waiting} running={self.running}>"
+        return f"<Scheduler waiting={self.waiting} running={self.running} tiers={self._tiers}>"
 
     @property
-    def policy(self) -> Policy:
-        """The policy that makes keys."""
-        return self._policy
+    def classes(self) -> tuple[ServiceClass, ...]:
+        """The classes, in the order of the configuration."""
+        return tuple(self._classes.values())
 
     @property
-    def waiting(self) -> int:
-        """Requests held here."""
-        return len(self._waiting)
+    def tiers(self) -> tuple[Tier, ...]:
+        """The tiers, best first."""
+        return tuple(self._tiers)
 
     @property
     def running(self) -> int:
@@ -62,83 +94,195 @@ class Scheduler:
         """The engines, in the order in which they were added."""
         return tuple(self._replicas.values())
 
-    def waiting_in_order(self) -> list[QueuedRequest]:
-        """Everybody who waits, best key first."""
-        return self._waiting.in_key_order()
+    def policy_of(self, class_name: str) -> Policy:
+        """The policy that orders a class."""
+        return self._classes[class_name].policy
 
-    def add_replica(self, name: str, window: int | None, now_us: int) -> list[QueuedRequest]:
+    def waiting_in_order(self) -> list[QueuedRequest]:
+        """Everybody who waits: by tier, then by key (fair queueing between tenants may mix them)."""
+        found: list[QueuedRequest] = []
+        for tier in self._tiers:
+            here = [item for tenant in tier.queue for item in tenant.waiting.in_key_order()]
+            found.extend(sorted(here, key=lambda item: (item.key_us, item.seq)))
+        return found
+
+    def add_replica(self, name: str, window: int | None, now_us: int) -> Changes:
         """Add an engine; raises ValueError where the name is taken."""
         if name in self._replicas:
             raise ValueError(f"engine '{name}' is already there")
         self._replicas[name] = Replica(name, window)
         return self._start(now_us)
 
-    def set_window(self, name: str, window: int | None, now_us: int) -> list[QueuedRequest]:
+    def set_window(self, name: str, window: int | None, now_us: int) -> Changes:
         """Change how many requests may be at one engine at once."""
         self._replicas[name].window = window
         return self._start(now_us)
 
-    def set_available(self, name: str, available: bool, now_us: int) -> list[QueuedRequest]:
+    def set_available(self, name: str, available: bool, now_us: int) -> Changes:
         """Stop or resume sending to one engine; what runs there goes on."""
         self._replicas[name].available = available
         return self._start(now_us)
 
-    def submit(self, item: QueuedRequest, now_us: int) -> list[QueuedRequest]:
-        """Admit a new request: it is keyed and waits, or starts at once."""
-        item.key_us = self._policy.key_us(item.arrival_us, item.prediction)
-        self._waiting.add(item)
-        return self._start(now_us)
+    def submit(self, item: QueuedRequest, now_us: int) -> Changes:
+        """Admit a new request: it starts at once, waits, or is refused because too much waits already."""
+        item.key_us = self._key(item)
+        reason = self._no_place_for(item)
+        if reason is Reason.TENANT_FULL:
+            return _refused(item, reason)
+        if reason is None:
+            self._wait(item)
+            return self._start(now_us)
+        return self._shed(item, now_us)
 
-    def rekey(self, item: QueuedRequest, prediction: Prediction, now_us: int) -> list[QueuedRequest]:
-        """A better prediction of a waiting request arrived; its arrival, and so the bound, stay."""
-        item.prediction = prediction
+    def rekey(self, item: QueuedRequest, prediction: Prediction, now_us: int) -> Changes:
+        """A better prediction of a waiting request came; its arrival, and so the bound, stay."""
         if item.state is State.WAITING:
-            self._waiting.rekey(item, self._policy.key_us(item.arrival_us, prediction))
+            self.waiting_tokens -= item.work_tokens
+            item.prediction = prediction
+            self.waiting_tokens += item.work_tokens
+            self._tier_of(item).queue.rekey(item, self._key(item))
         return self._start(now_us)
 
-    def cancel(self, item: QueuedRequest, now_us: int) -> list[QueuedRequest]:
+    def cancel(self, item: QueuedRequest, now_us: int) -> Changes:
         """The client has gone. Waiting or running, the request is finished; harmless when it already was."""
         if item.state is State.WAITING:
-            self._waiting.remove(item, State.FINISHED)
-            return []
+            self._leave(item)
+            return NOTHING
         return self.finish(item, now_us)
 
-    def finish(self, item: QueuedRequest, now_us: int) -> list[QueuedRequest]:
-        """A running request has ended, in whatever way; its place is free."""
+    def finish(self, item: QueuedRequest, now_us: int, actual_tokens: float | None = None) -> Changes:
+        """A running request has ended, in whatever way; `actual_tokens`: prompt and answers, where known."""
         if item.state is not State.RUNNING or item.replica is None:
-            return []
+            return NOTHING
         item.state = State.FINISHED
-        self._replicas[item.replica].running -= 1
+        tier, replica = self._tier_of(item), self._replicas[item.replica]
+        replica.running -= 1
+        replica.by_tier[tier.number] -= 1
+        tier.queue.finish(item, actual_tokens)
         return self._start(now_us)
 
-    def switch_policy(self, policy: Policy, now_us: int) -> list[QueuedRequest]:
-        """Use another policy from now on; whoever waits is keyed anew, so all keys stay comparable."""
-        self._policy = policy
-        for item in self._waiting.in_key_order():
-            self._waiting.rekey(item, policy.key_us(item.arrival_us, item.prediction))
+    def expire(self, now_us: int, tokens_per_s: float | None = None) -> Changes:
+        """Refuse whoever's deadline has passed, or, given the engines' speed, cannot be kept any more."""
+        gone = self._deadlines.overdue(now_us)
+        if tokens_per_s and self._deadlines.next_us() is not None:
+            gone += [item for item in hopeless(self._tiers, now_us, tokens_per_s) if item not in gone]
+        for item in gone:
+            self._leave(item)
+        return Changes(refused=[(item, Reason.EXPIRED) for item in gone])
+
+    def next_deadline_us(self) -> int | None:
+        """When `expire` should be called next; None while nobody has a deadline."""
+        return self._deadlines.next_us()
+
+    def tick(self, now_us: int) -> Changes:
+        """Time has passed: a class's hours may have begun."""
         return self._start(now_us)
 
-    def _start(self, now_us: int) -> list[QueuedRequest]:
+    def switch_policies(self, policies: Mapping[str, Policy], now_us: int) -> Changes:
+        """Use other policies from now on; whoever waits is keyed anew, so all keys stay comparable."""
+        changed = [
+            msgspec.structs.replace(service, policy=policies.get(service.name, service.policy))
+            for service in self._classes.values()
+        ]
+        check_classes(changed)
+        self._classes = {service.name: service for service in changed}
+        for item in self.waiting_in_order():
+            self._tier_of(item).queue.rekey(item, self._key(item))
+        return self._start(now_us)
+
+    def _key(self, item: QueuedRequest) -> int:
+        service = self._classes[item.class_name]
+        return service.policy.key_us(item.arrival_us, item.prediction) + service.offset_us
+
+    def _tier_of(self, item: QueuedRequest) -> Tier:
+        number = self._classes[item.class_name].tier
+        return next(tier for tier in self._tiers if tier.number == number)
+
+    def _wait(self, item: QueuedRequest) -> None:
+        self._tier_of(item).queue.add(item)
+        self._deadlines.add(item)
+        self._count(item, 1)
+
+    def _leave(self, item: QueuedRequest) -> None:
+        self._tier_of(item).queue.remove(item, State.FINISHED)
+        self._count(item, -1)
+
+    def _count(self, item: QueuedRequest, sign: int) -> None:
+        self.waiting += sign
+        self.waiting_bytes += sign * item.body_bytes
+        self.waiting_tokens += sign * item.work_tokens
+
+    def _no_place_for(self, item: QueuedRequest) -> Reason | None:
+        if self._tier_of(item).queue.is_full(item.tenant):
+            return Reason.TENANT_FULL
+        full = (
+            self.waiting >= self._limits.max_waiting
+            or self.waiting_bytes + item.body_bytes > self._limits.max_bytes
+            or (self.waiting and self.waiting_tokens + item.work_tokens > self._limits.max_tokens)
+        )
+        return Reason.QUEUE_FULL if full else None
+
+    def _shed(self, item: QueuedRequest, now_us: int) -> Changes:
+        """The queue is full: refuse the newcomer, or the worst waiter where that is wanted and worse."""
+        victim = self._worst() if self._limits.shed_worst else None
+        if victim is None or self._rank(victim) <= self._rank(item):
+            return _refused(item, Reason.QUEUE_FULL)
+        self._leave(victim)
+        self._wait(item)
+        changes = self._start(now_us)
+        return Changes(changes.started, [(victim, Reason.QUEUE_FULL), *changes.refused])
+
+    def _worst(self) -> QueuedRequest | None:
+        in_order = self.waiting_in_order()
+        return in_order[-1] if in_order else None
+
+    def _rank(self, item: QueuedRequest) -> tuple[int, int]:
+        return (self._classes[item.class_name].tier, item.key_us)
+
+    def _start(self, now_us: int) -> Changes:
+        if not self.waiting:
+            return NOTHING
         started: list[QueuedRequest] = []
-        while len(self._waiting) and (replica := self._least_busy()) is not None:
-            item = self._next()
-            self._waiting.remove(item, State.RUNNING)
+        while self.waiting and (found := self._next(now_us)) is not None:
+            tier, replica, item = found
+            tier.queue.send(item)
+            self._count(item, -1)
             item.replica = replica.name
             item.dispatched_us = now_us
             replica.running += 1
+            replica.by_tier[tier.number] = replica.by_tier.get(tier.number, 0) + 1
             started.append(item)
-        return started
+        return Changes(started) if started else NOTHING
 
-    def _least_busy(self) -> Replica | None:
-        with_room = [replica for replica in self._replicas.values() if replica.has_room]
-        return min(with_room, key=lambda replica: replica.running, default=None)
+    def _next(self, now_us: int) -> tuple[Tier, Replica, QueuedRequest] | None:
+        """The tier whose turn it is, the least busy engine that takes it, and the request."""
+        with_room = sorted(
+            (replica for replica in self._replicas.values() if replica.has_room), key=lambda r: r.running
+        )
+        waiting = [tier for tier in self._tiers if len(tier.queue)]
+        for tier in sorted(waiting, key=lambda tier: (not tier.claims, tier.number)) if with_room else ():
+            replica = self._taker(tier, with_room, now_us)
+            item = tier.queue.next() if replica is not None else None
+            if replica is not None and item is not None:
+                for other in waiting:
+                    other.dispatched(here=other is tier)
+                return tier, replica, item
+        return None
 
-    def _next(self) -> QueuedRequest:
-        self._lane_credit = min(1.0, self._lane_credit + self._lane_share)
-        if self._lane_credit >= 1.0:
-            self._lane_credit -= 1.0
-            item = self._waiting.oldest()
-        else:
-            item = self._waiting.first()
-        assert item is not None, "called only while somebody waits"
-        return item
+    def _taker(self, tier: Tier, with_room: Iterable[Replica], now_us: int) -> Replica | None:
+        for replica in with_room:
+            if tier.may_use(replica.window, replica.by_tier.get(tier.number, 0), now_us):
+                return replica
+        return None
+
+
+def _refused(item: QueuedRequest, reason: Reason) -> Changes:
+    item.state = State.FINISHED
+    return Changes(refused=[(item, reason)])
+
+
+def _make_tiers(
+    classes: Sequence[ServiceClass], tenants: dict[str, TenantLimits], lane_share: float
+) -> list[Tier]:
+    members = {service.tier: service for service in classes}
+    return [Tier(number, members[number], tenants, lane_share) for number in sorted(members)]

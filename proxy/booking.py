@@ -1,0 +1,66 @@
+"""What is done with an exchange once it has ended: counted, watched, learned from, logged."""
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Final
+
+from predictor.records import Outcome, TrafficRecord
+from proxy.clock import Clock
+from proxy.exchange import Exchange
+from proxy.metrics import Metrics
+from proxy.order_watch import OrderWatch, Sighting, Verdict
+from proxy.ranking import Estimator
+
+_LOG: Final = logging.getLogger("headway.order")
+_ENDED_BY_ITSELF: Final = frozenset(
+    {"stop", "tool_calls", "function_call", "end_turn", "tool_use", "completed"}
+)
+
+
+class Bookkeeper:
+    """Takes in every ended exchange, once."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        metrics: Metrics,
+        estimator: Estimator,
+        record: Callable[[TrafficRecord], None],
+        mode: str,
+    ) -> None:
+        self._clock = clock
+        self._metrics = metrics
+        self._estimator = estimator
+        self._record = record
+        self._mode = mode
+        self.watches: defaultdict[str, OrderWatch] = defaultdict(OrderWatch)
+
+    def book(self, exchange: Exchange, policy: str) -> None:
+        """The exchange has ended; it came under `policy`."""
+        self._metrics.observe(exchange, exchange.outcome or Outcome.INTERNAL_ERROR)
+        self._watch_order(exchange)
+        self._learn(exchange)
+        self._record(exchange.record(policy=policy, mode=self._mode, artifact=self._estimator.artifact_id))
+
+    def _learn(self, exchange: Exchange) -> None:
+        """Only answers that ended by themselves are lengths; a cut one says no more than 'at least'."""
+        tokens = exchange.usage.completion_tokens if exchange.usage else None
+        if exchange.estimate is None or tokens is None or exchange.finish_reason not in _ENDED_BY_ITSELF:
+            return
+        self._estimator.learn(exchange.estimate, tokens, self._clock.now_us() / 1e6)
+
+    def _watch_order(self, exchange: Exchange) -> None:
+        """Only streams count: a unary answer's first byte comes with its last."""
+        if exchange.first_byte_us is None or exchange.body is None or not exchange.body.stream:
+            return
+        assert exchange.replica is not None and exchange.dispatched_us is not None
+        assert exchange.key_us is not None
+        watch = self.watches[exchange.replica]
+        before = watch.verdict
+        watch.observe(Sighting(exchange.dispatched_us, exchange.first_byte_us, exchange.key_us))
+        if watch.verdict is not before:
+            level = logging.INFO if watch.verdict is Verdict.HONOURED else logging.WARNING
+            _LOG.log(
+                level, "engine %s: priority %s (%d pairs)", exchange.replica, watch.verdict.value, watch.pairs
+            )
