@@ -1,4 +1,4 @@
-"""`python -m training.local_engines prepare|serve vllm|sglang`: install an engine, or serve it until interrupted."""
+"""`python -m training.local_engines prepare|serve vllm|sglang`: install an engine, or serve it from a terminal."""
 
 import argparse
 import signal

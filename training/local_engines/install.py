@@ -1,4 +1,4 @@
-"""Installs the engines and the model: an environment per engine, its packages pinned by the lock file beside this."""
+"""Installs the engines and the model: an environment for each engine, its packages pinned by a lock file here."""
 
 import platform
 import shutil
