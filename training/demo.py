@@ -19,8 +19,9 @@ from proxy.ranking import Estimator, Fixed, Ranking
 from proxy.settings import Settings
 from training.compare.arms import lengths_seen, oracle, shuffled
 from training.compare.client import LoadClient, Timing, poisson_arrivals
-from training.compare.engines import RunningEngine, emulated_engine
+from training.compare.engines import EngineSilentError, RunningEngine, emulated_engine, real_vllm
 from training.compare.report import ArmReport, Comparison, report
+from training.local_engines import LocalEngineError
 from training.prompts import Prompt, load_prompts
 
 ARMS: Final = ("fcfs", "headway", "shuffled", "oracle-quantile")
@@ -42,8 +43,12 @@ def run(args: argparse.Namespace) -> int:
     if args.requests < 8 or args.load <= 0 or args.max_tokens < 1:
         print("headway demo: --requests must be at least 8, --load and --max-tokens above 0", file=sys.stderr)
         return 2
-    with tempfile.TemporaryDirectory() as state, _engine(args) as engine:
-        comparison = asyncio.run(_Demo(args, engine, state).compare())
+    try:
+        with tempfile.TemporaryDirectory() as state, _engine(args) as engine:
+            comparison = asyncio.run(_Demo(args, engine, state).compare())
+    except (LocalEngineError, EngineSilentError) as error:
+        print(f"headway demo: {error}", file=sys.stderr)
+        return 1
     if args.json:
         print(msgspec.json.encode(comparison).decode())
     else:
@@ -54,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
 def _engine(args: argparse.Namespace) -> AbstractContextManager[RunningEngine]:
     if args.engine == "emulated":
         return emulated_engine(args.seed)
-    raise NotImplementedError
+    return real_vllm()
 
 
 class _Demo:
@@ -99,7 +104,7 @@ class _Demo:
         timings, rate = await client.closed_loop(self._prompts, 2 * self._engine.slots)
         failed = [timing.error for timing in timings if not timing.ok]
         if failed:
-            raise RuntimeError(f"the engine does not answer: {failed[0]}")
+            raise EngineSilentError(f"the engine does not answer: {failed[0]}")
         return rate
 
     async def _through_headway(
@@ -152,12 +157,13 @@ def show(comparison: Comparison) -> None:
         f"max_tokens {comparison.max_tokens} ({comparison.arms[0].capped_share:.0%} reach it)"
     )
     table = Table(title=title, title_justify="left")
-    table.add_column("order")
+    table.add_column("order", no_wrap=True)
     for column in ("TTFT mean", "p50", "p99", "E2E mean", "p50", "p99", "tok/s", "overtaken", "of oracle"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for arm in comparison.arms:
         table.add_row(arm.arm, *_cells(arm, comparison))
-    console = Console()
+    # Wide enough for the table where the output is a file or a pipe.
+    console = Console() if sys.stdout.isatty() else Console(width=110)
     console.print(table)
     console.print(f"Seconds. 'overtaken': longest overtaking, bound D = {comparison.max_overtake_s:g} s.")
     console.print(comparison.sentence(), style="bold")

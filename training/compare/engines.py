@@ -13,8 +13,19 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 import msgspec
+from rich.console import Console
+from rich.progress import Progress
+
+from training.local_engines import VLLM, Launch, prepare_model, prepare_vllm, serving
 
 _START_S: Final = 30.0
+# As the lengths in training/data/lengths.jsonl were recorded, but greedy: each arm then gets the same answers.
+# (A `seed` will not do: on a CPU, vLLM 0.32 dies of a seeded request.)
+_SAMPLING: Final = {"temperature": 0.0, "repetition_penalty": 1.1}
+
+
+class EngineSilentError(RuntimeError):
+    """An engine of a comparison ended or does not answer."""
 
 
 class RunningEngine(msgspec.Struct, frozen=True):
@@ -50,6 +61,24 @@ def emulated_engine(seed: int, slots: int = 16) -> Iterator[RunningEngine]:
         process.wait(timeout=10)
 
 
+@contextlib.contextmanager
+def real_vllm(slots: int = 16) -> Iterator[RunningEngine]:
+    """The real vLLM on this machine's CPU, installed on first use. Raises LocalEngineError where it cannot run."""
+    with Progress(*Progress.get_default_columns(), console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("vLLM", total=1.0)
+
+        def report(text: str, done: float) -> None:
+            bar.update(task, description=text, completed=done)
+
+        install = prepare_vllm(report)
+        model = prepare_model(report)
+    launch = Launch(install, model, (*VLLM.default_flags, "--max-num-seqs", str(slots)))
+    with serving(launch) as engine:
+        yield RunningEngine(
+            f"real vLLM {VLLM.version} (CPU)", engine.base_url, engine.model, slots, _SAMPLING, seeded=False
+        )
+
+
 def free_port() -> int:
     """A port of the loopback interface that nobody listens on now."""
     with socket.socket() as probe:
@@ -61,10 +90,10 @@ def _wait_until_ready(url: str, process: "subprocess.Popen[bytes]") -> None:
     deadline = time.monotonic() + _START_S
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise RuntimeError(f"the engine ended at its start, with status {process.returncode}")
+            raise EngineSilentError(f"the engine ended at its start, with status {process.returncode}")
         try:
             with urllib.request.urlopen(f"{url}/health", timeout=1):  # noqa: S310 - our own URL
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.05)
-    raise RuntimeError(f"the engine at {url} was not ready after {_START_S:g} s")
+    raise EngineSilentError(f"the engine at {url} was not ready after {_START_S:g} s")
