@@ -2,8 +2,10 @@
 
 import argparse
 import importlib
+import importlib.util
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 _COMMANDS: Final = {
@@ -12,10 +14,14 @@ _COMMANDS: Final = {
     "evaluate": ("training.evaluate", "score a ranker on lengths or logged traffic"),
     "demo": ("training.demo", "FCFS against Headway on this machine"),
 }
+_PACKAGES: Final = ("predictor", "proxy", "training")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one sub-command; returns the exit status."""
+    if clash := _foreign_package():
+        print(f"headway: {clash}", file=sys.stderr)
+        return 2
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(prog="headway", description="Short answers first, and nobody starves.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -26,6 +32,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     module, _ = _COMMANDS[args.command]
     return int(importlib.import_module(module).run(args))
+
+
+def _foreign_package() -> str | None:
+    """What is wrong where another distribution (proxy.py, for one) provides a package of our names."""
+    home = Path(__file__).resolve().parent
+    for name in _PACKAGES:
+        spec = importlib.util.find_spec(name)
+        origin = Path(spec.origin).resolve() if spec and spec.origin else None
+        if origin is None or origin.parent.parent != home:
+            return (
+                f"the package '{name}' comes from {origin}, not from Headway: another distribution provides "
+                "it too (proxy.py does). Install Headway in an environment of its own."
+            )
+    return None
 
 
 if __name__ == "__main__":
