@@ -12,7 +12,8 @@ from training.engine.types import Event
 class Answer:
     """Collects the tokens of an answer's choices, by sequence id, and streams them if there is a stream.
 
-    `done` resolves when every choice has finished; `on_choice_end` sees each one then, for the metrics.
+    `running` counts the choices that have not finished; `done` resolves with the last one. `on_choice_end` sees
+    each, for the metrics.
     """
 
     def __init__(
@@ -27,7 +28,7 @@ class Answer:
         self._shape = shape
         self._stream = stream
         self._on_choice_end = on_choice_end
-        self._running = len(choices)
+        self.running = len(choices)
         self._begun = False
 
     def on_token(self, sequence_id: int, now_s: float) -> None:
@@ -53,9 +54,9 @@ class Answer:
         choice = self.choices[event.sequence_id]
         choice.queue_s = event.queue_s
         choice.cached_tokens = event.cached_tokens
-        self._running -= 1
+        self.running -= 1
         if self._stream is not None:
-            self._stream.send_token(self._shape.last(choice, others_run=self._running > 0))
+            self._stream.send_token(self._shape.last(choice, others_run=self.running > 0))
         self._on_choice_end(choice)
-        if not self._running and not self.done.done():
+        if not self.running and not self.done.done():
             self.done.set_result(None)

@@ -109,7 +109,7 @@ class Inference:
 
     def drop_unfinished(self, answer: Answer) -> None:
         """Free what the request still holds: its client went away."""
-        if not answer.done.done():
+        if answer.running:
             for sequence_id in answer.choices:
                 self.loop.abort(sequence_id)
             self.metrics.aborted()
