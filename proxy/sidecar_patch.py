@@ -47,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--config-map", type=_name, metavar="NAME", help="ConfigMap with headway.toml, instead of flags")
     add("--drain-delay-s", type=_seconds, default=5, metavar="S", help="keep serving before the drain (5)")
     add("--drain-s", type=_seconds, default=600, metavar="S", help="longest drain (600)")
+    add("--kustomize", action="store_true", help="with the head that kustomize wants in a patch")
     add("serve", nargs="*", metavar="-- FLAG", help="more flags of headway serve")
 
 
@@ -75,7 +76,10 @@ def patch(args: argparse.Namespace) -> dict[str, Any]:
         "containers": [{"name": args.engine_container, "lifecycle": {"preStop": _drain_hook(args)}}],
         "volumes": _volumes(args),
     }
-    return {"spec": {"template": {"metadata": {"labels": {"headway.dev/inject": args.release}}, "spec": pod}}}
+    # Kustomize reads the kind from here and the target from kustomization.yaml; kubectl knows both already.
+    head = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "any"}}
+    template = {"metadata": {"labels": {"headway.dev/inject": args.release}}, "spec": pod}
+    return (head if args.kustomize else {}) | {"spec": {"template": template}}
 
 
 def _sidecar(args: argparse.Namespace) -> dict[str, Any]:
