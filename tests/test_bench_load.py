@@ -106,6 +106,7 @@ async def test_a_refusal_is_no_measurement() -> None:
 
     class Refusing(asyncio.Protocol):
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            assert isinstance(transport, asyncio.Transport)
             self.transport = transport
 
         def data_received(self, data: bytes) -> None:
