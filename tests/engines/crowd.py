@@ -1,0 +1,73 @@
+"""A crowd of streamed requests with known predictions, sent to a proxy before a real engine."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+
+from predictor.prediction import Prediction
+from predictor.request import InferenceRequest
+from proxy.app import Headway
+from proxy.ranking import Fixed
+from proxy.settings import Settings
+from training.local_engines import RunningEngine
+
+
+class TaggedRanker(msgspec.Struct, frozen=True):
+    """Reads the quantile from the prompt's last word, so that a test decides who is thought to be short."""
+
+    @property
+    def artifact_id(self) -> str:
+        return "tagged"
+
+    def predict(self, request: InferenceRequest) -> Prediction:
+        assert request.body.messages
+        quantile = float(str(request.body.messages[-1].content).rsplit(" ", 1)[-1])
+        return Prediction(quantile, 100 * quantile, 1.0, 100.0)
+
+
+@asynccontextmanager
+async def headway_before(engine: RunningEngine, state: Path, **more: Any) -> AsyncIterator[Headway]:
+    """A proxy in this process before a real engine, with predictions that the prompts carry."""
+    url = more.pop("url", engine.base_url)
+    settings = Settings(engine=(url,), port=0, state=str(state), **more)
+    headway = Headway(settings, estimator=Fixed(TaggedRanker()))
+    await headway.start()
+    try:
+        yield headway
+    finally:
+        await headway.stop()
+
+
+def chat(engine: RunningEngine, quantile: float, max_tokens: int, **more: Any) -> dict[str, Any]:
+    """A chat that the model answers with exactly `max_tokens` tokens, thought to be of length `quantile`."""
+    return {
+        "model": engine.model,
+        "messages": [{"role": "user", "content": f"Tell me a story about a fox. {quantile}"}],
+        "max_tokens": max_tokens,
+        "ignore_eos": True,
+        "temperature": 0,
+        "stream": True,
+        **more,
+    }
+
+
+async def first_bytes(url: str, bodies: Sequence[dict[str, Any]], gap_s: float = 0.02) -> list[float]:
+    """Send all, `gap_s` apart; returns when each answer's first byte came, in the order of sending."""
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=300)) as session:
+
+        async def one(place: int, body: dict[str, Any]) -> float:
+            await asyncio.sleep(place * gap_s)
+            async with session.post(f"{url}/v1/chat/completions", json=body) as response:
+                assert response.status == 200, await response.text()
+                await response.content.readany()
+                began_s = time.monotonic()
+                await response.read()
+                return began_s
+
+        return list(await asyncio.gather(*(one(place, body) for place, body in enumerate(bodies))))
