@@ -36,14 +36,15 @@ class EngineProfile(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"profile {self.name}: max_num_batched_tokens must be at least max_num_seqs")
 
 
-# One H100 SXM (3.35 TB/s, 989 dense BF16 TFLOP/s: NVIDIA's data sheet), Llama-3.1-8B in BF16 (8.03 B parameters,
-# 32 layers, 8 KV heads of 128: the model's card). base: 16.1 GB of weights at 80% of the bandwidth (6 ms) + 1 ms
-# of launch and scheduling. prefill: 2 x 8.03e9 FLOP at 55% of the peak. kv: 131,072 bytes per token at 80% of
-# the bandwidth. decode: the part of the batch's matrix work that the weights' reading does not hide, and
-# sampling. blocks: (0.9 x 80 - 16.1 - 3) GB / 131,072 B / 16. Together ~135 tok/s alone and ~10,000 tok/s at 128.
+# One H100 SXM (3.35 TB/s, 989 dense BF16 TFLOP/s by NVIDIA's data sheet), Llama-3.1-8B in BF16 (8.03 B
+# parameters, 32 layers, 8 KV heads of 128 by the model's card). The base is set by vLLM's own performance
+# benchmark on H100 (build 9555: 8 sequences, 32 tokens in, 128 out: 0.998 s): 16.1 GB of weights at 80% of the
+# bandwidth are 6.0 ms of it. Rooflines for the rest. prefill: 2 x 8.03e9 FLOP at 55% of the peak. kv: 131,072
+# bytes per token at 80% of the bandwidth. decode: matrix work that the reading of weights does not hide, and
+# sampling. blocks: (0.9 x 80 - 16.1 - 3) GB / 131,072 B / 16. In all ~130 tok/s alone, ~10,000 at 128.
 _H100_8B: Final = EngineProfile(
     name="h100-8b",
-    base_s=7.0e-3,
+    base_s=7.6e-3,
     prefill_token_s=29.5e-6,
     decode_sequence_s=15e-6,
     kv_token_s=49e-9,
@@ -54,13 +55,14 @@ _H100_8B: Final = EngineProfile(
     max_model_len=131_072,
 )
 
-# Four H100 SXM with tensor parallelism, Llama-3.1-70B in BF16 (70.6 B parameters, 80 layers, 8 KV heads of
-# 128). base: 35.3 GB of weights per GPU at 80% of the bandwidth (13 ms) + 160 all-reduces of ~15 us + 1.5 ms.
-# prefill: 2 x 70.6e9 FLOP over 4 x 989 TFLOP/s at 45%. kv: 327,680 bytes per token over four GPUs.
-# blocks: (4 x 0.9 x 80 - 141 - 12) GB / 327,680 B / 16. Together ~58 tok/s alone and ~5,400 tok/s at 128.
+# Four H100 SXM with tensor parallelism, Llama-3-70B in BF16 (70.6 B parameters, 80 layers, 8 KV heads of 128).
+# The base from the same build (8 sequences, 32 in, 128 out: 2.444 s): 35.3 GB of weights per GPU are 13 ms of
+# it, 160 all-reduces most of the rest. prefill: 2 x 70.6e9 FLOP over 4 x 989 TFLOP/s at 45%. kv: 327,680 bytes
+# per token over four GPUs. blocks: (4 x 0.9 x 80 - 141 - 12) GB / 327,680 B / 16. In all ~53 tok/s alone,
+# ~5,000 at 128.
 _H100_70B: Final = EngineProfile(
     name="h100-70b",
-    base_s=17.0e-3,
+    base_s=18.8e-3,
     prefill_token_s=79e-6,
     decode_sequence_s=30e-6,
     kv_token_s=30.5e-9,
