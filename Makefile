@@ -7,7 +7,7 @@ ENGINE ?= emulated
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help check test test-engines demo bench lock clean
+.PHONY: help check test test-engines demo bench reference lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -37,6 +37,9 @@ demo: $(READY)  ## FCFS against Headway on this machine; ENGINE=vllm for the rea
 
 bench: $(READY)  ## overhead against no proxy and the thinnest one
 	$(BIN)/python -m bench.overhead
+
+reference: $(READY)  ## renew REFERENCE.md from the code
+	$(BIN)/python -m proxy.reference > REFERENCE.md
 
 lock: $(READY)  ## renew requirements.lock from pyproject.toml
 	$(BIN)/uv pip compile -q --no-emit-index-url --no-header --no-annotate --universal --python-version 3.11 \

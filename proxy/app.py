@@ -59,7 +59,7 @@ class Headway:
         self._scheduler = make_scheduler(settings, policy)
         self._dispatcher = Dispatcher(self._scheduler, self._clock)
         self._identities = make_identities(settings, self._scheduler.classes)
-        self._metrics = Metrics()
+        self.metrics = Metrics()
         self._active = ActiveCount()
         self._log: TrafficLog | None = None
         self._listeners: list[Listener] = []
@@ -90,7 +90,7 @@ class Headway:
         self._listeners.append(Listener(self.handle, settings, settings.host, settings.port))
         self.port = await self._listeners[0].start()
         if settings.admin_port is not None:
-            admin = Admin(self._metrics, self.status, self.drain)
+            admin = Admin(self.metrics, self.status, self.drain)
             self._listeners.append(Listener(admin.handle, settings, settings.admin_host, settings.admin_port))
             self.admin_port = await self._listeners[1].start()
         await self._health.check()
@@ -101,7 +101,7 @@ class Headway:
         self._health = HealthWatch(
             self._dispatcher, adapter, self._upstream, self._clock, engine_wait_s=settings.engine_wait_s
         )
-        self._books = Bookkeeper(self._clock, self._metrics, self._estimator, self._record, settings.mode)
+        self._books = Bookkeeper(self._clock, self.metrics, self._estimator, self._record, settings.mode)
         self._serving = Serving(
             settings=settings,
             clock=self._clock,
@@ -119,14 +119,14 @@ class Headway:
     def _add_engine(self, url: str, window: int | None) -> None:
         self._scheduler.add_replica(url, window, self._clock.now_us())
         replica = next(replica for replica in self._scheduler.replicas if replica.name == url)
-        gauge = self._metrics.engine_gauge
+        gauge = self.metrics.engine_gauge
         gauge("headway_engine_up", "Whether the engine answers.", url, lambda: float(replica.available))
         gauge("headway_engine_running", "Requests at the engine.", url, lambda: float(replica.running))
         gauge(
             "headway_window",
-            "Most requests at the engine; NaN: no limit.",
+            "Most requests at the engine; infinite: no limit.",
             url,
-            lambda: replica.window or math.nan,
+            lambda: replica.window or math.inf,
         )
         gauge(
             "headway_priority_honoured",
@@ -175,7 +175,7 @@ class Headway:
 
     def _own(self, path: str) -> web.Response:
         if path == "/metrics":
-            return web.Response(body=self._metrics.exposition(), headers={"Content-Type": METRICS_TYPE})
+            return web.Response(body=self.metrics.exposition(), headers={"Content-Type": METRICS_TYPE})
         draining = self._serving.draining
         if path == "/healthz" or (self._health.any_available and not draining):
             return json_response({"status": "ok"})
@@ -193,7 +193,7 @@ class Headway:
             draining=self._serving.draining,
             waiting=self._scheduler.waiting,
             running=self._scheduler.running,
-            outcomes={outcome.value: count for outcome, count in self._metrics.ended.items()},
+            outcomes={outcome.value: count for outcome, count in self.metrics.ended.items()},
             engines=[self._engine_status(replica) for replica in self._scheduler.replicas],
             first_waiting=self._first_waiting(),
             traffic_log_written=self._log.written if self._log else 0,
@@ -224,7 +224,7 @@ class Headway:
             self._log.put(record)
 
     def _watch_gauges(self) -> None:
-        gauge = self._metrics.gauge
+        gauge = self.metrics.gauge
         gauge("headway_requests_waiting", "Requests held.", lambda: self._scheduler.waiting)
         gauge("headway_requests_running", "Requests at engines.", lambda: self._scheduler.running)
         gauge(

@@ -2,9 +2,10 @@
 
 import hashlib
 from collections.abc import Sequence
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
+from msgspec import Meta
 from multidict import CIMultiDictProxy
 
 from proxy.errors import InvalidRequest, UnknownKey
@@ -19,15 +20,25 @@ _LONGEST_TTL_S: Final = 7 * 24 * 3600.0
 
 
 class KeySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One `[[keys]]` entry. `sha256`: of the bearer token, in hex; the token itself is never stored."""
+    """One `[[keys]]` entry; the token itself is never stored."""
 
-    sha256: str
-    tenant: str
-    class_name: str = msgspec.field(name="class", default="standard")
-    weight: float = 1.0
-    max_running: int | None = None
-    max_waiting: int | None = None
-    may_set_priority: bool = False
+    sha256: Annotated[
+        str, Meta(pattern="^[0-9a-fA-F]{64}$", description="SHA-256 of the bearer token, in hex.")
+    ]
+    tenant: Annotated[str, Meta(min_length=1, max_length=128, description="On whose account it runs.")]
+    class_name: Annotated[str, Meta(description="Its class; a client may ask for a worse one.")] = (
+        msgspec.field(name="class", default="standard")
+    )
+    weight: Annotated[float, Meta(gt=0, description="Its share beside other tenants.")] = 1.0
+    max_running: Annotated[
+        Annotated[int, Meta(ge=1)] | None, Meta(description="Most at the engines at once; absent: no limit.")
+    ] = None
+    max_waiting: Annotated[
+        Annotated[int, Meta(ge=0)] | None, Meta(description="Most waiting, beyond it 429; absent: no limit.")
+    ] = None
+    may_set_priority: Annotated[
+        bool, Meta(description="Whether the client's own `priority` goes to the engine.")
+    ] = False
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -58,7 +69,7 @@ class Identities:
         if default_class not in self._classes:
             raise ValueError(f"default_class '{default_class}' is none of {', '.join(self._classes)}")
         self._keys = {key.sha256.lower(): key for key in keys}
-        self._anybody = KeySettings(sha256="", tenant=DEFAULT_TENANT, class_name=default_class)
+        self._anybody = KeySettings(sha256="0" * 64, tenant=DEFAULT_TENANT, class_name=default_class)
         self._trust_headers = trust_headers
 
     @property

@@ -13,20 +13,23 @@ from typing import Any, Final
 import uvloop
 
 from proxy.app import Headway
-from proxy.settings import Settings, SettingsError, load_settings
+from proxy.settings import Settings, SettingsError, describe, load_settings
 
 _LOG: Final = logging.getLogger("headway")
+_ONLY_IN_FILE: Final = ("classes", "keys")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """One flag per setting."""
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file with the same keys")
-    for field in Settings.__struct_fields__:
-        flag = "--" + field.replace("_", "-")
-        if field == "engine":
-            parser.add_argument(flag, action="append", metavar="URL", help="an engine's base URL; repeat it")
-        else:
-            parser.add_argument(flag, metavar="VALUE", help=None)
+    for name, default, text in describe(Settings):
+        if name in _ONLY_IN_FILE:
+            continue
+        shown = f"{text} [{default.strip('`')}]" if default else text
+        action = "append" if name == "engine" else "store"
+        parser.add_argument(
+            "--" + name.replace("_", "-"), action=action, metavar="VALUE", help=shown.replace("%", "%%")
+        )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,17 +1,17 @@
 """The configuration: one typed table that TOML, `HEADWAY_*` variables and flags all fill, in that order."""
 
-import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta
 
 from proxy.identity import KeySettings
 
-ENV_PREFIX = "HEADWAY_"
+ENV_PREFIX: Final = "HEADWAY_"
+_HOURS: Final = r"^[0-2]\d:[0-5]\d-[0-2]\d:[0-5]\d$"
 
 
 class SettingsError(ValueError):
@@ -19,20 +19,36 @@ class SettingsError(ValueError):
 
 
 class ClassSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One `[[classes]]` entry; `policy` and `max_overtake` are the general ones unless given.
+    """One `[[classes]]` entry."""
 
-    `hours`: spans of UTC time such as "22:00-06:00" outside of which the class waits.
-    """
-
-    name: Annotated[str, Meta(min_length=1, max_length=64)]
-    tier: Annotated[int, Meta(ge=0)] = 0
-    offset_s: Annotated[float, Meta(ge=0)] = 0.0
-    policy: Literal["fcfs", "quantile", "sjf"] | None = None
-    max_overtake: Annotated[float, Meta(ge=0, le=86_400)] | None = None
-    ttl_s: Annotated[float, Meta(gt=0)] | None = None
-    min_share: Annotated[float, Meta(ge=0, le=1)] | None = None
-    window_share: Annotated[float, Meta(gt=0, le=1)] = 1.0
-    hours: tuple[Annotated[str, Meta(pattern=r"^[0-2]\d:[0-5]\d-[0-2]\d:[0-5]\d$")], ...] = ()
+    name: Annotated[str, Meta(min_length=1, max_length=64, description="What clients and keys call it.")]
+    tier: Annotated[int, Meta(ge=0, description="Lower tiers go strictly first.")] = 0
+    offset_s: Annotated[
+        float, Meta(ge=0, description="Within a tier: counts as having arrived so much later.")
+    ] = 0.0
+    policy: Annotated[
+        Literal["fcfs", "quantile", "sjf"] | None, Meta(description="Its order; absent: the general one.")
+    ] = None
+    max_overtake: Annotated[
+        Annotated[float, Meta(ge=0, le=86_400)] | None, Meta(description="Its D; absent: the general one.")
+    ] = None
+    ttl_s: Annotated[
+        Annotated[float, Meta(gt=0)] | None,
+        Meta(description="Seconds within which a request must begin, unless it says so itself."),
+    ] = None
+    min_share: Annotated[
+        Annotated[float, Meta(ge=0, le=1)] | None,
+        Meta(description="Share of dispatches its tier gets whatever waits above; absent: 5% below tier 0."),
+    ] = None
+    window_share: Annotated[
+        float, Meta(gt=0, le=1, description="Most of an engine's window that its tier may hold.")
+    ] = 1.0
+    hours: Annotated[
+        tuple[Annotated[str, Meta(pattern=_HOURS)], ...],
+        Meta(
+            description='Spans of UTC time such as "22:00-06:00" outside of which it waits; absent: always.'
+        ),
+    ] = ()
 
 
 def default_state_dir() -> str:
@@ -189,3 +205,26 @@ def _check_url(url: str) -> None:
         raise SettingsError(f"--engine {url}: give a base URL such as http://127.0.0.1:8000")
     if rest.rstrip("/").endswith("/v1"):
         raise SettingsError(f"--engine {url}: leave out /v1; the routes are added to the base URL")
+
+
+def describe(struct: type[msgspec.Struct]) -> Iterator[tuple[str, str, str]]:
+    """Name, default and description of each field of a settings struct."""
+    hints = get_type_hints(struct, include_extras=True)
+    for field in msgspec.structs.fields(struct):
+        yield field.encode_name, _default(field), _description(hints[field.name])
+
+
+def _default(field: msgspec.structs.FieldInfo) -> str:
+    if field.name == "state":
+        return "`$XDG_STATE_HOME/headway`"
+    if field.required:
+        return "required"
+    return "" if field.default in (None, (), msgspec.NODEFAULT) else f"`{field.default}`"
+
+
+def _description(hint: Any) -> str:
+    if get_origin(hint) is Annotated:
+        for note in get_args(hint)[1:]:
+            if isinstance(note, msgspec.Meta) and note.description:
+                return str(note.description)
+    return ""

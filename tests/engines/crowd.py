@@ -19,15 +19,15 @@ from training.local_engines import RunningEngine
 
 
 class TaggedRanker(msgspec.Struct, frozen=True):
-    """Reads the quantile from the prompt's last word, so that a test decides who is thought to be short."""
+    """Reads the quantile from a chat's last word, so that a test decides who is thought to be short."""
 
     @property
     def artifact_id(self) -> str:
         return "tagged"
 
     def predict(self, request: InferenceRequest) -> Prediction:
-        assert request.body.messages
-        quantile = float(str(request.body.messages[-1].content).rsplit(" ", 1)[-1])
+        messages = request.body.messages
+        quantile = float(str(messages[-1].content).rsplit(" ", 1)[-1]) if messages else 0.5
         return Prediction(quantile, 100 * quantile, 1.0, 100.0)
 
 
