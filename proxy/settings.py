@@ -1,5 +1,6 @@
 """The configuration: one typed table that TOML, `HEADWAY_*` variables and flags all fill, in that order."""
 
+import os
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
