@@ -45,7 +45,7 @@ def to_engine(headers: CIMultiDictProxy[str], added: dict[str, str], api_key: st
     """The headers of the engine's request. `api_key` replaces the client's Authorization where given."""
     named = _listed(headers.getall("Connection", ()))
     kept = CIMultiDict(
-        (name, value)
+        (name, value if value.isascii() else _readable(value))
         for name, value in headers.items()
         if (low := name.lower()) not in _NOT_TO_ENGINE and not low.startswith(_OURS) and low not in named
     )
@@ -60,7 +60,7 @@ def to_client(headers: CIMultiDictProxy[str], ours: dict[str, str]) -> CIMultiDi
     """The headers of the client's answer: the engine's, less those of its connection, and our own."""
     named = _listed(headers.getall("Connection", ()))
     kept = CIMultiDict(
-        (name, value)
+        (name, value if value.isascii() else _readable(value))
         for name, value in headers.items()
         if (low := name.lower()) not in _NOT_TO_CLIENT and low not in named
     )
@@ -71,3 +71,12 @@ def to_client(headers: CIMultiDictProxy[str], ours: dict[str, str]) -> CIMultiDi
 def _listed(connection: Iterable[str]) -> frozenset[str]:
     """The header names that a Connection header declares to be of this hop only."""
     return frozenset(name.strip().lower() for value in connection for name in value.split(","))
+
+
+def _readable(value: str) -> str:
+    """A value with bytes that are no UTF-8, which aiohttp could not send on, read as Latin-1."""
+    raw = value.encode("utf-8", "surrogateescape")
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return raw.decode("latin-1")

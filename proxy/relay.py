@@ -1,10 +1,9 @@
 """The way out: the engine's bytes to the client, observed as they pass."""
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NoReturn
 
 import aiohttp
-import msgspec
 from aiohttp import web
 from multidict import CIMultiDict
 
@@ -13,7 +12,7 @@ from proxy.clock import Clock
 from proxy.errors import EngineGarbage, EngineRefused, HeadwayError
 from proxy.exchange import Exchange
 from proxy.headers import to_client
-from proxy.sse import StreamObserver, decode_answer, error_in
+from proxy.sse import StreamObserver, decode_answer, leading_error
 from proxy.upstream import Upstream
 
 # A unary answer up to this long is read whole, checked, and sent with its length; a longer one streams.
@@ -72,7 +71,7 @@ class Relay:
             raise EngineGarbage(f"The engine answered 200 with {engine.content_type}, not {_JSON}.")
         try:
             answer = decode_answer(whole)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except ValueError as error:
             raise EngineGarbage(f"The engine answered 200 with broken JSON: {error}") from error
         self._exchange.usage = answer.usage
         self._exchange.finish_reason = answer.finish_reason
@@ -88,7 +87,7 @@ class Relay:
             while chunk := await self._read(engine):
                 await response.write(chunk)
         except HeadwayError as error:
-            return self._cut(error)
+            self._cut(error)
         self._finish()
         self._exchange.end(Outcome.COMPLETED if engine.status == 200 else Outcome.ENGINE_ERROR)
         await response.write_eof()
@@ -99,35 +98,36 @@ class Relay:
     ) -> web.StreamResponse:
         head = await self._first_event(engine, observer)
         response = await self._begin(engine, headers)
-        if head:
-            await response.write(head)
         try:
+            await response.write(head)
             while chunk := await self._read(engine):
                 if kept := observer.feed(chunk):
                     await response.write(kept)
         except HeadwayError as error:
-            await response.write(b"data: " + error.body() + b"\n\n")
-            return self._cut(error)
+            # An error that begins in mid-line would not be read as an event of its own.
+            await response.write(b"\n\n"[: 2 * observer.overlong] + b"data: " + error.body() + b"\n\n")
+            self._cut(error)
         finally:
+            rest = observer.close()
             self._exchange.usage = observer.usage
             self._exchange.finish_reason = observer.finish_reason
-        if rest := observer.close():
-            await response.write(rest)
         self._finish()
-        self._exchange.end(Outcome.COMPLETED)
-        await response.write_eof()
+        self._exchange.end(Outcome.ENGINE_ERROR if observer.failed else Outcome.COMPLETED)
+        await response.write_eof(rest)
         return response
 
     async def _first_event(self, engine: aiohttp.ClientResponse, observer: StreamObserver) -> bytes:
         """Read up to the end of the first event, so that an engine's refusal can still become a status."""
         head = kept = b""
-        while not observer.events:
+        while not observer.begun:
             chunk = await self._read(engine)
             if not chunk:
-                raise EngineGarbage("The engine ended its stream before the first event.")
+                break
             head += chunk
             kept += observer.feed(chunk)
-        if refused := error_in(head):
+        if not head:
+            raise EngineGarbage("The engine ended its stream before the first event.")
+        if refused := leading_error(head):
             message, status = refused
             raise EngineRefused(message, status=status)
         return kept
@@ -147,7 +147,7 @@ class Relay:
         self._exchange.done_us = self._clock.now_us()
         self._engine_done()
 
-    def _cut(self, error: HeadwayError) -> web.StreamResponse:
+    def _cut(self, error: HeadwayError) -> NoReturn:
         """The engine was lost after the answer had begun: close without the last chunk, so that nobody takes
         it for whole."""
         self._exchange.end(error.outcome)

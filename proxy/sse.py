@@ -1,26 +1,33 @@
 """Reading a stream of server-sent events as it passes: pure, incremental, and never changing an event."""
 
 import re
-from typing import Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
-EVENT_END: Final = b"\n\n"
-_CRLF_EVENT_END: Final = b"\r\n\r\n"
+# The usage event is far shorter; an event that is longer is passed on before its end has come.
+MOST_HELD_BYTES: Final = 1 << 16
+# An event ends with a blank line: two line ends, each LF or CRLF.
+_ENDS: Final = (b"\n\n", b"\n\r\n")
+_FIRST_END: Final = re.compile(rb"(?:\r?\n){2}")
+_PIECES: Final = re.compile(rb"[\r\n]+|(?s:.+?)(?:(?:\r?\n){2}|\Z)")
+_NEWLINES: Final = b"\r\n"
 _FINISH: Final = re.compile(rb'"finish_reason":\s*"(\w+)"')
+
+_Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)] | None
 
 
 class PromptDetails(msgspec.Struct, frozen=True):
     """`usage.prompt_tokens_details`."""
 
-    cached_tokens: int | None = None
+    cached_tokens: _Count = None
 
 
 class Usage(msgspec.Struct, frozen=True):
     """Token counts as the engine reports them. `completion_tokens` includes reasoning."""
 
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
+    prompt_tokens: _Count = None
+    completion_tokens: _Count = None
     prompt_tokens_details: PromptDetails | None = None
 
     @property
@@ -34,109 +41,146 @@ class _Choice(msgspec.Struct, frozen=True):
     finish_reason: str | None = None
 
 
-class Answer(msgspec.Struct, frozen=True):
-    """The fields that Headway reads of an answer, unary or one event of a stream."""
-
+class _RawAnswer(msgspec.Struct, frozen=True):
     choices: list[_Choice] | None = None
+    # A union with None would make msgspec forget that it is raw.
+    usage: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What Headway reads of an answer, unary or one event of a stream. `choices`: None where there is none."""
+
+    choices: int | None = None
+    finish_reason: str | None = None
     usage: Usage | None = None
 
-    @property
-    def finish_reason(self) -> str | None:
-        """The last choice's reason to stop."""
-        reasons = [choice.finish_reason for choice in self.choices or () if choice.finish_reason]
-        return reasons[-1] if reasons else None
 
-
-_ANSWER: Final = msgspec.json.Decoder(Answer, strict=False)
+_ANSWER: Final = msgspec.json.Decoder(_RawAnswer)
+_USAGE: Final = msgspec.json.Decoder(Usage | None, strict=False)
+_ANYTHING: Final = msgspec.json.Decoder()
 
 
 def decode_answer(raw: bytes) -> Answer:
-    """Read an answer's JSON; raises msgspec.DecodeError where it is none."""
-    return _ANSWER.decode(raw)
+    """Read an answer; what has another shape than expected is left out. Raises ValueError: it is no JSON."""
+    try:
+        answer = _decode_shape(raw)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    reasons = [choice.finish_reason for choice in answer.choices or () if choice.finish_reason]
+    return Answer(
+        choices=None if answer.choices is None else len(answer.choices),
+        finish_reason=reasons[-1] if reasons else None,
+        usage=_decode_usage(answer.usage),
+    )
+
+
+def _decode_shape(raw: bytes) -> _RawAnswer:
+    try:
+        return _ANSWER.decode(raw)
+    except msgspec.ValidationError:
+        _ANYTHING.decode(raw)
+        return _RawAnswer()
+
+
+def _decode_usage(raw: msgspec.Raw) -> Usage | None:
+    try:
+        usage: Usage | None = _USAGE.decode(raw)
+    except msgspec.ValidationError:
+        # An engine that counts nonsense has not counted.
+        return None
+    return usage
 
 
 class StreamObserver:
     """Watches a stream for usage and the finish reason, and takes out the usage event that we asked for.
 
-    `feed` returns what the client gets now. Without `drop_usage` that is the chunk itself; with it an
-    incomplete event is kept back until its end has come, and the usage event never goes out.
+    `feed` returns what the client gets now: all events that are whole, less the usage event if `drop_usage`.
+    An unfinished event is kept back, so that whatever follows begins on a line of its own; one longer than
+    `MOST_HELD_BYTES` is passed on unread.
     """
 
     def __init__(self, *, drop_usage: bool) -> None:
         self._drop_usage = drop_usage
-        self._end = EVENT_END
-        self._carry = b""
+        self._held = b""
+        self.overlong = False
+        """Whether the last byte that went out is inside an event."""
+        self.begun = False
+        """Whether the first event is whole, or longer than any that we read."""
+        self.failed = False
+        """Whether the engine has put an error into the stream."""
         self.usage: Usage | None = None
         self.finish_reason: str | None = None
-        self.events = 0
 
     def feed(self, chunk: bytes) -> bytes:
         """Take the bytes that came; give the bytes to send on (possibly none)."""
-        data = self._carry + chunk if self._carry else chunk
-        if not self.events and _CRLF_EVENT_END in data:
-            self._end = _CRLF_EVENT_END
-        if data.endswith(self._end):
-            complete, self._carry = data, b""
-        else:
-            complete, end, rest = data.rpartition(self._end)
-            complete, self._carry = complete + end, rest
-        kept = self._observe(complete) if complete else b""
-        return kept if self._drop_usage else chunk
+        data = self._held + chunk if self._held else chunk
+        if self.overlong:
+            return self._feed_overlong(data)
+        if data.endswith(_ENDS):
+            self._held = b""
+            return self._observe(data)
+        end = _last_end(data)
+        self._held = data[end:]
+        kept = self._observe(data[:end]) if end else b""
+        return kept + self._release_overlong() if len(self._held) > MOST_HELD_BYTES else kept
 
     def close(self) -> bytes:
         """The stream has ended; give what was kept back."""
-        rest, self._carry = self._carry, b""
-        if rest:
-            self._observe(rest)
-        return rest if self._drop_usage else b""
+        rest, self._held = self._held, b""
+        return self._observe(rest) if rest else b""
 
-    @property
-    def saw_an_event(self) -> bool:
-        """Whether at least one complete event has come."""
-        return self.events > 0
+    def _feed_overlong(self, data: bytes) -> bytes:
+        end = _FIRST_END.search(data)
+        if end is None:
+            self._held = data
+            return self._release_overlong()
+        self.overlong = False
+        self._held = b""
+        return data[: end.end()] + self.feed(data[end.end() :])
+
+    def _release_overlong(self) -> bytes:
+        """Give up the unfinished event, but for newlines that may turn out to be its end."""
+        self.overlong = self.begun = True
+        given = self._held.rstrip(_NEWLINES)
+        self._held = self._held[len(given) :]
+        return given
 
     def _observe(self, events: bytes) -> bytes:
-        self.events += events.count(self._end)
+        self.begun = self.begun or bool(events.strip(_NEWLINES))
         match = _FINISH.search(events)
         if match:
             self.finish_reason = match.group(1).decode()
-        if b'"usage"' not in events:
+        if b'"usage"' not in events and b'"error"' not in events:
             return events
-        parts = [event for event in events.split(self._end) if event]
-        kept = [event for event in parts if not self._take_usage(event)]
-        return events if len(kept) == len(parts) else b"".join(event + self._end for event in kept)
+        return b"".join(piece for piece in _PIECES.findall(events) if not self._take(piece))
 
-    def _take_usage(self, event: bytes) -> bool:
-        """Note the usage in an event; say whether it is the event to leave out."""
+    def _take(self, event: bytes) -> bool:
+        """Note usage or an error in an event; say whether it is the event to leave out."""
+        if error_in(event):
+            self.failed = True
         payload = data_of(event)
         if payload is None or b'"usage"' not in payload:
             return False
         try:
             answer = decode_answer(payload)
-        except msgspec.DecodeError:
+        except ValueError:
             # Not ours to judge: the client gets it as it is.
             return False
         if answer.usage is None:
             return False
         self.usage = answer.usage
-        return self._drop_usage and answer.choices == []
+        return self._drop_usage and answer.choices == 0
+
+
+def _last_end(data: bytes) -> int:
+    """Where the last whole event of `data` ends; 0 where there is none."""
+    return max((at + len(end) for end in _ENDS if (at := data.rfind(end)) >= 0), default=0)
 
 
 def data_of(event: bytes) -> bytes | None:
-    """The payload of one event's `data:` line; None for comments and other fields."""
-    for line in event.split(b"\n"):
-        if line.startswith(b"data:"):
-            return line[5:].strip()
-    return None
-
-
-class _ErrorDetail(msgspec.Struct, frozen=True):
-    message: str = "the engine gave no reason"
-    code: int | str | None = None
-
-
-class _ErrorEvent(msgspec.Struct, frozen=True):
-    error: _ErrorDetail | str | None = None
+    """The payload of one event's `data:` lines; None for comments and other fields."""
+    lines = [line[5:].strip() for line in event.split(b"\n") if line.startswith(b"data:")]
+    return b"\n".join(lines) if lines else None
 
 
 def error_in(event: bytes) -> tuple[str, int | None] | None:
@@ -145,12 +189,24 @@ def error_in(event: bytes) -> tuple[str, int | None] | None:
     if payload is None or b'"error"' not in payload:
         return None
     try:
-        error = msgspec.json.decode(payload, type=_ErrorEvent).error
-    except msgspec.DecodeError:
+        document = _ANYTHING.decode(payload)
+    except (ValueError, RecursionError):
         return None
-    if error is None:
-        return None
-    if isinstance(error, str):
-        return error, None
-    status = error.code if isinstance(error.code, int) and 400 <= error.code <= 599 else None
-    return error.message, status
+    error = document.get("error") if isinstance(document, dict) else None
+    return None if error is None else (_message_of(error), _status_of(error))
+
+
+def leading_error(events: bytes) -> tuple[str, int | None] | None:
+    """What `error_in` says of the first event that carries data."""
+    first = next((piece for piece in _PIECES.findall(events) if data_of(piece) is not None), b"")
+    return error_in(first)
+
+
+def _message_of(error: Any) -> str:
+    message = error.get("message") if isinstance(error, dict) else error
+    return message if isinstance(message, str) and message else "the engine gave no reason"
+
+
+def _status_of(error: Any) -> int | None:
+    code = error.get("code") if isinstance(error, dict) else None
+    return code if isinstance(code, int) and 400 <= code <= 599 else None

@@ -53,11 +53,15 @@ class Upstream:
         """
         data = io.BytesIO(body) if body is not None and len(body) > _SEND_WHOLE_BYTES else body
         try:
-            return await self._session.request(
+            response = await self._session.request(
                 method, self._url(base, path), headers=headers, data=data, allow_redirects=False
             )
         except _ENGINE_FAILURES as error:
             raise _translate(error, base) from error
+        if response.status < 200:
+            response.close()
+            raise EngineGarbage(f"The engine at {base} answered with the status {response.status}.")
+        return response
 
     async def read(self, response: aiohttp.ClientResponse, base: str) -> bytes:
         """The next bytes of an answer; empty at its end. Raises EngineLost or EngineTimeout."""
