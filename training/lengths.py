@@ -1,6 +1,7 @@
 """Answer lengths recorded from a real model and replayed: never computed from a prompt's text."""
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -108,7 +109,7 @@ class LengthTable:
 def conversation_key(messages: Iterable[Turn]) -> bytes:
     """The identity of a conversation: a digest of who said what."""
     turns = [(turn.role, content_text(turn.content)) for turn in messages]
-    return hashlib.blake2b(msgspec.json.encode(turns), digest_size=16).digest()
+    return hashlib.blake2b(json.dumps(turns).encode(), digest_size=16).digest()
 
 
 def content_text(content: Any) -> str:

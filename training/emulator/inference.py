@@ -173,6 +173,8 @@ class Inference:
 
     def _shape(self, ask: Ask, request_id: str | None, faults: Faults) -> AnswerShape:
         prefix, shape = _SHAPES[ask.api]
+        if request_id is not None:
+            request_id = request_id.encode("utf-8", "replace").decode()
         context = AnswerContext(
             id=prefix + (request_id or f"{self._random.getrandbits(64):016x}"),
             model=self.config.served_model_name,

@@ -14,6 +14,8 @@ from training.lengths import Turn
 
 _Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
+_MAX_N: Final = 1_024
+
 _PROMPT_FIELD: Final = {
     Api.CHAT: "messages",
     Api.COMPLETIONS: "prompt",
@@ -98,18 +100,14 @@ class PromptInput(msgspec.Struct, frozen=True):
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True):
-    """A request that the engine can start on. `max_tokens` None: as many as fit."""
+    """A request that the engine can start on. `max_tokens` None: as many as fit. `n`: answers per prompt."""
 
     api: Api
     body: EngineBody
     prompts: tuple[PromptInput, ...]
     max_tokens: int | None
     priority: int
-
-    @property
-    def n(self) -> int:
-        """Answers per prompt."""
-        return self.body.n or 1
+    n: int
 
 
 def decode_ask(api: Api, raw: bytes, headers: Mapping[str, str]) -> Ask:
@@ -126,14 +124,13 @@ def decode_ask(api: Api, raw: bytes, headers: Mapping[str, str]) -> Ask:
             f"max_tokens must be at least 1, got {max_tokens}. (parameter=max_tokens, value={max_tokens})"
         )
         raise ApiError(400, message, param="max_tokens")
-    if (body.n or 1) > 1 and body.temperature == 0:
-        raise ApiError(400, f"n must be 1 when using greedy sampling, got {body.n}.")
     return Ask(
         api=api,
         body=body,
         prompts=_prompts(api, body),
         max_tokens=max_tokens,
         priority=_priority(body, headers),
+        n=_answers_per_prompt(api, body),
     )
 
 
@@ -184,6 +181,16 @@ def _max_tokens(api: Api, body: EngineBody) -> int | None:
     if api is Api.COMPLETIONS and body.max_tokens is None:
         return 16
     return body.max_tokens
+
+
+def _answers_per_prompt(api: Api, body: EngineBody) -> int:
+    if body.n is None or api not in (Api.CHAT, Api.COMPLETIONS):
+        return 1
+    if not 1 <= body.n <= _MAX_N:
+        raise ApiError(400, f"n must be at least 1 and at most {_MAX_N}, got {body.n}.", param="n")
+    if body.n > 1 and body.temperature == 0:
+        raise ApiError(400, f"n must be 1 when using greedy sampling, got {body.n}.")
+    return body.n
 
 
 def _priority(body: EngineBody, headers: Mapping[str, str]) -> int:
