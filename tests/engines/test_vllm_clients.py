@@ -44,7 +44,8 @@ async def test_the_client_gets_what_the_engine_sent(
         body["stream_options"] = {"include_usage": True}
     async with (
         RecordingRelay(vllm.base_url) as relay,
-        headway_before(vllm, tmp_path, url=relay.url) as headway,aiohttp.ClientSession() as session,
+        headway_before(vllm, tmp_path, url=relay.url) as headway,
+        aiohttp.ClientSession() as session,
         session.post(headway.url + path, json=body) as response,
     ):
         assert response.status == 200
