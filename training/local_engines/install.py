@@ -4,7 +4,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
@@ -20,6 +20,12 @@ PYTHON_VERSION = "3.11"
 
 MODEL = "smollm2-135m-instruct"
 PIP_INSTALL = "-m pip --disable-pip-version-check --no-input install --no-deps --progress-bar off"
+RECIPE = "1"
+"""Part of every key: raise it when the steps below change, so that old installs are not taken for new ones."""
+
+FETCHING = 0.7
+"""The share of an installation's time that goes into fetching; the rest is unpacking."""
+
 TORCH_HINT = (
     "; pip needs an index or a folder with PyTorch's CPU wheels (PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS)"
 )
@@ -56,7 +62,7 @@ def prepare_engine(engine: Engine, progress: Progress = silent, root: Path | Non
     """
     root = root or cache_root()
     lock = _resource(f"{engine.name}.lock")
-    target = root / f"{engine.name}-{recipe_key(PYTHON_VERSION, lock)}"
+    target = root / f"{engine.name}-{recipe_key(RECIPE, PYTHON_VERSION, lock)}"
 
     def build(partial: Path) -> None:
         with _logged(engine.name, root, progress) as steps:
@@ -85,7 +91,7 @@ def prepare_model(progress: Progress = silent, root: Path | None = None) -> Path
             steps.run("converting the weights", 0.9, [str(python), "-c", script, str(sources), str(partial)])
         shutil.rmtree(sources)
 
-    return build_once(root / f"{MODEL}-{recipe_key(lock, script)}", build, progress)
+    return build_once(root / f"{MODEL}-{recipe_key(RECIPE, lock, script)}", build, progress)
 
 
 def find_python() -> str:
@@ -143,25 +149,26 @@ class _Steps:
 
     def pip_install(self, python: Path, lock: str, *options: str) -> None:
         """Install what the lock file names and nothing else, telling which package is being fetched."""
-        pins = _resource(lock).splitlines()
-        output = []
         with resources.as_file(_RESOURCES / lock) as path:
             command = [str(python), *PIP_INSTALL.split(), *options, "-r", str(path)]
             with subprocess.Popen(
                 command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
             ) as pip:
-                for line in pip.stdout or ():
-                    self.log.write(line.encode())
-                    output.append(line.rstrip())
-                    self._report(line, sum(text.startswith("Collecting ") for text in output) / len(pins))
+                output = self._follow(pip.stdout or (), packages=len(_resource(lock).splitlines()))
         if pip.returncode != 0:
             raise self.failure("installing packages", pip.returncode, output)
 
-    def _report(self, line: str, fetched: float) -> None:
-        if line.startswith("Collecting "):
-            self.progress(f"{self.name}: {line.split()[1]}", 0.7 * fetched)
-        elif line.startswith("Installing collected"):
-            self.progress(f"{self.name}: unpacking packages", 0.7)
+    def _follow(self, lines: Iterable[str], packages: int) -> list[str]:
+        output, fetched = [], 0
+        for line in lines:
+            self.log.write(line.encode())
+            output.append(line.rstrip())
+            if line.startswith(("Collecting ", "Processing ")):
+                fetched += 1
+                self.progress(f"{self.name}: {Path(line.split()[1]).name}", FETCHING * fetched / packages)
+            elif line.startswith("Installing collected"):
+                self.progress(f"{self.name}: unpacking {packages} packages", FETCHING)
+        return output
 
     def failure(self, doing: str, status: int, output: list[str]) -> InstallError:
         tail = [line for line in output if line and not line.startswith("WARNING")][-5:]
