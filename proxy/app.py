@@ -9,6 +9,7 @@ from typing import Final
 
 from aiohttp import web
 
+from predictor.features.schema import Schema
 from predictor.records import TrafficRecord
 from proxy.active import ActiveCount
 from proxy.admin import METRICS_TYPE, Admin
@@ -80,7 +81,11 @@ class Headway:
         """Listen and serve. Raises OSError or sqlite3.Error where port or state directory cannot be used."""
         settings = self.settings
         if settings.traffic_log:
-            self._log = TrafficLog(Path(settings.state) / "traffic.db")
+            self._log = TrafficLog(
+                Path(settings.state) / "traffic.db",
+                keep_days=settings.traffic_log_days,
+                keep_rows=settings.traffic_log_rows,
+            )
         self._upstream = Upstream(settings)
         self._make_parts(_read_key(settings.engine_api_key_file))
         window = None if settings.mode == "engine" else settings.window or _FIRST_WINDOW
@@ -219,9 +224,9 @@ class Headway:
             for place, item in enumerate(self._scheduler.waiting_in_order()[:_SHOWN_WAITING])
         ]
 
-    def _record(self, record: TrafficRecord) -> None:
+    def _record(self, record: TrafficRecord, schema: Schema | None) -> None:
         if self._log is not None:
-            self._log.put(record)
+            self._log.put(record, schema)
 
     def _watch_gauges(self) -> None:
         gauge = self.metrics.gauge

@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Final
 
+from predictor.features.schema import Schema
 from predictor.records import Outcome, TrafficRecord
 from proxy.clock import Clock
 from proxy.exchange import Exchange
@@ -26,7 +27,7 @@ class Bookkeeper:
         clock: Clock,
         metrics: Metrics,
         estimator: Estimator,
-        record: Callable[[TrafficRecord], None],
+        record: Callable[[TrafficRecord, Schema | None], None],
         mode: str,
     ) -> None:
         self._clock = clock
@@ -41,7 +42,11 @@ class Bookkeeper:
         self._metrics.observe(exchange, exchange.outcome or Outcome.INTERNAL_ERROR)
         self._watch_order(exchange)
         self._learn(exchange)
-        self._record(exchange.record(policy=policy, mode=self._mode, artifact=self._estimator.artifact_id))
+        features = exchange.estimate.features if exchange.estimate else None
+        self._record(
+            exchange.record(policy=policy, mode=self._mode, artifact=self._estimator.artifact_id),
+            features.schema if features else None,
+        )
 
     def _learn(self, exchange: Exchange) -> None:
         """Only answers that ended by themselves are lengths; a cut one says no more than 'at least'."""

@@ -80,6 +80,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     )
     traffic_log: Annotated[bool, Meta(description="Write the traffic log (numbers only, no text).")] = True
 
+    traffic_log_days: Annotated[float, Meta(gt=0, description="Days a row of the log is kept.")] = 30.0
+    traffic_log_rows: Annotated[int, Meta(ge=1, description="Rows the log keeps; the oldest go.")] = 2_000_000
+
     mode: Annotated[
         Literal["engine", "hold", "hybrid"],
         Meta(

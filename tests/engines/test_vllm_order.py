@@ -7,8 +7,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from predictor.traffic_store import read_records
 from proxy.order_watch import Verdict
-from proxy.traffic_log import read_records
 from tests.engines.conftest import SLOTS
 from tests.engines.crowd import chat, first_bytes, headway_before
 from training.local_engines import RunningEngine
@@ -64,6 +64,6 @@ async def test_the_engines_order_is_found_out(
         await first_bytes(headway.url, bodies)
         (status,) = headway.status().engines
     assert status.priority == verdict.value, status
-    records = read_records(tmp_path / "traffic.db")
+    records = list(read_records(tmp_path / "traffic.db"))
     assert [record.output_tokens for record in records] == [body["max_tokens"] for body in bodies]
     assert all(record.ttft_s and record.e2e_s and record.ttft_s <= record.e2e_s for record in records)
