@@ -1,12 +1,14 @@
 """Numbers read off the focus text itself: its make-up, its layout, what it asks for and how much of it."""
 
+import math
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
-from predictor.features.cues import CUE_GROUPS, NUMBER_WORDS, count_groups, cue_numbers, group_members
-from predictor.features.ngrams import ByteArray, Tokens, hash_word
+from predictor.features.cues import CUE_GROUPS, NUMBER_WORDS, UNITS, Cues, find_cues
+from predictor.features.guess import guess_log_tokens
+from predictor.features.layout import LAYOUT_NAMES, layout_features
+from predictor.features.ngrams import Tokens, hash_words
 from predictor.features.schema import FloatArray
 
 # Byte classes whose counts become features. Lead bytes of UTF-8 stand for the scripts that use them.
@@ -42,134 +44,70 @@ _BYTE_CLASSES: Final[dict[str, bytes]] = {
     "hangul": bytes(range(0xEA, 0xEE)),
     "emoji": b"\xf0",
 }
-_LAYOUT: Final = (
-    "words", "mean_word_bytes", "distinct_share", "long_words", "numbers", "number_digits", "lines", "empty_lines",
-    "mean_line_bytes", "last_line_bytes", "first_line_bytes", "max_line_bytes", "indented_lines", "list_lines",
-    "options", "option_bytes", "option_bytes_spread", "option_digit_share", "question_bytes", "ends_question",
-    "ends_colon", "ends_full_stop", "fences",
-)  # fmt: skip
-_UNITS: Final = ("word", "sentence", "paragraph", "item", "token")
+_SHARES: Final = ("upper", "digit", "space", "bracket", "operator", "quote")
+_WORD_NAMES: Final = ("words", "mean_word_bytes", "long_words", "numbers", "number_digits", "max_number_digits")
 # About how many tokens one unit of an answer takes: turns "three paragraphs" and "200 words" into one number.
-_UNIT_TOKENS: Final = (1.35, 24.0, 110.0, 28.0, 1.0)
+_UNIT_TOKENS: Final = dict(zip(UNITS, (1.35, 24.0, 110.0, 28.0, 1.0), strict=True))
 
 LEXICAL_NAMES: Final = (
     *(f"count.{name}" for name in _BYTE_CLASSES),
-    *(f"share.{name}" for name in ("upper", "digit", "space", "bracket", "operator", "quote")),
     *(f"cue.{group}" for group in CUE_GROUPS),
-    *(f"layout.{name}" for name in _LAYOUT),
-    *(f"asked.{unit}s" for unit in _UNITS),
+    *(f"share.{name}" for name in _SHARES),
+    *(f"text.{name}" for name in _WORD_NAMES),
+    *(f"asked.{unit}s" for unit in UNITS),
     "asked.length_tokens",
+    "asked.guess",
+    *LAYOUT_NAMES,
 )
 
-_NEWLINE: Final = 10
-_LINE_MARKS: Final = np.isin(np.arange(256), list(b"-*0123456789")).astype(np.bool_)
 _CLASS_MATRIX: Final = np.array(
     [[byte in members for members in _BYTE_CLASSES.values()] for byte in range(256)], dtype=np.float32
 )
-_CLASS_COLUMN: Final = {name: column for column, name in enumerate(_BYTE_CLASSES)}
-_SHARE_COLUMNS: Final = [_CLASS_COLUMN[n] for n in ("upper", "digit", "space", "bracket", "operator", "quote")]
-_NUMBER_HASHES: Final = {hash_word(word): value for word, value in NUMBER_WORDS.items()}
-_DIGIT: Final = 48
+_SHARE_COLUMNS: Final = [list(_BYTE_CLASSES).index(name) for name in _SHARES]
+_NUMBER_HASHES: Final = {hash_words(word): value for word, value in NUMBER_WORDS.items()}
+_DIGIT: Final = ord("0")
+_UNITS_READ: Final = 8
 
 
 def lexical_features(tokens: Tokens) -> FloatArray:
     """One value per LEXICAL_NAMES. Sizes and counts are on a log scale, shares in [0, 1]."""
-    histogram = np.bincount(tokens.raw, minlength=256).astype(np.float32)
-    counts = histogram @ _CLASS_MATRIX
-    cues = cue_numbers(tokens.hashes)
-    return np.concatenate(
-        (
-            np.log1p(counts),
-            counts[_SHARE_COLUMNS] / max(1, len(tokens.raw)),
-            np.log1p(count_groups(cues)),
-            np.array(_layout(tokens), dtype=np.float32),
-            _asked(tokens, cues),
-        )
-    ).astype(np.float32)
+    histogram = np.bincount(np.frombuffer(tokens.raw, dtype=np.uint8), minlength=256).astype(np.float32)
+    cues = find_cues(tokens)
+    counts = np.log1p(np.concatenate((histogram @ _CLASS_MATRIX, cues.counts)))
+    size = max(1, len(tokens.raw))
+    asked = _asked(tokens, cues)
+    rest = [
+        *(np.expm1(counts[_SHARE_COLUMNS]) / size).tolist(),
+        *_word_features(tokens),
+        *(math.log1p(value) for value in asked),
+        guess_log_tokens(asked[-1], dict(zip(CUE_GROUPS, cues.counts.tolist(), strict=True)), size),
+        *layout_features(tokens.raw),
+    ]
+    return np.concatenate((counts, np.array(rest, dtype=np.float32)))
 
 
-def _layout(tokens: Tokens) -> list[float]:
-    raw, starts, ends = tokens.raw, tokens.starts, tokens.ends
-    words = len(starts)
-    if words == 0:
-        return [0.0] * len(_LAYOUT)
-    sizes = ends - starts
-    is_number = tokens.folded[starts] == _DIGIT
-    numbers = int(np.count_nonzero(is_number))
-    last = int(raw[starts[-1]])
+def _word_features(tokens: Tokens) -> list[float]:
+    words = len(tokens.starts)
+    sizes = tokens.ends - tokens.starts
+    digits = sizes[tokens.folded[tokens.starts] == _DIGIT]
+    numbers = len(digits)
     return [
-        _log(words),
-        float(sizes.mean()),
-        len(set(tokens.hashes.tolist())) / words,
-        _log(int(np.count_nonzero(sizes > 7))),
-        _log(numbers),
-        float(sizes[is_number].mean()) if numbers else 0.0,
-        *_lines(raw),
-        float(last == ord("?")),
-        float(last == ord(":")),
-        float(last == ord(".")),
-        float(int(np.count_nonzero(raw == ord("`"))) >= 3),
+        math.log1p(words),
+        float(sizes.sum()) / max(1, words),
+        math.log1p(np.count_nonzero(sizes > 7)),
+        math.log1p(numbers),
+        float(digits.sum()) / numbers if numbers else 0.0,
+        math.log1p(digits.max()) if numbers else 0.0,
     ]
 
 
-def _lines(raw: ByteArray) -> list[float]:
-    """From `lines` to `question_bytes` of _LAYOUT: line sizes, marks at line starts, lettered options."""
-    breaks = np.flatnonzero(raw == _NEWLINE)
-    begins = np.concatenate(([0], breaks + 1))
-    sizes = np.diff(np.concatenate((begins, [len(raw) + 1]))) - 1
-    filled = np.flatnonzero(sizes > 0)
-    begins, filled_sizes = begins[filled], sizes[filled]
-    if len(filled) == 0:
-        return [0.0] * 13
-    first = raw[begins]
-    second = raw[np.minimum(begins + 1, len(raw) - 1)]
-    return [
-        _log(len(filled)),
-        _log(len(sizes) - len(filled)),
-        _log(float(filled_sizes.mean())),
-        _log(int(filled_sizes[-1])),
-        _log(int(filled_sizes[0])),
-        _log(int(filled_sizes.max())),
-        _log(int(np.count_nonzero(first == 32)) + int(np.count_nonzero(first == 9))),
-        _log(int(np.count_nonzero(_LINE_MARKS[first]))),
-        *_options(raw, begins, filled_sizes, first, second),
-    ]
-
-
-def _options(
-    raw: ByteArray,
-    begins: npt.NDArray[np.intp],
-    sizes: npt.NDArray[np.intp],
-    first: ByteArray,
-    second: ByteArray,
-) -> list[float]:
-    """Lines such as "A. text" or "b) text": how many, how long, how numeric, and what precedes the first."""
-    lettered = (((first | 32) - 97) < 10) & ((second == ord(".")) | (second == ord(")")))
-    chosen = np.flatnonzero(lettered)
-    if len(chosen) < 2:
-        return [0.0, 0.0, 0.0, 0.0, _log(len(raw))]
-    lengths = np.log1p(sizes[chosen])
-    start = int(begins[chosen[0]])
-    tail = raw[start:]
-    digits = int(np.count_nonzero((tail - _DIGIT) < 10))
-    return [
-        float(len(chosen)),
-        float(lengths.mean()),
-        float(lengths.max() - lengths.min()),
-        digits / max(1, len(tail)),
-        _log(start),
-    ]
-
-
-def _asked(tokens: Tokens, cues: npt.NDArray[np.int16]) -> FloatArray:
-    """What the text asks for by number ("200 words", "three-paragraph", "10 ideas"), on a log scale."""
-    asked = np.zeros(len(_UNITS) + 1, dtype=np.float32)
-    for column, unit in enumerate(_UNITS):
-        amounts = [_amount_before(tokens, int(place)) for place in group_members(cues, f"unit_{unit}")[:6]]
-        asked[column] = max(amounts, default=0)
-    expected = max((float(n) * cost for n, cost in zip(asked, _UNIT_TOKENS, strict=False)), default=0.0)
-    asked[-1] = expected
-    return np.log1p(asked)
+def _asked(tokens: Tokens, cues: Cues) -> list[float]:
+    """What the text asks for by number, per unit and in tokens: "200 words", "three-paragraph", "10 ideas"."""
+    asked = dict.fromkeys(UNITS, 0.0)
+    for place, number in zip(cues.unit_places[:_UNITS_READ].tolist(), cues.units.tolist(), strict=False):
+        unit = UNITS[number]
+        asked[unit] = max(asked[unit], float(_amount_before(tokens, place)))
+    return [*asked.values(), max(amount * _UNIT_TOKENS[unit] for unit, amount in asked.items())]
 
 
 def _amount_before(tokens: Tokens, place: int) -> int:
@@ -177,13 +115,9 @@ def _amount_before(tokens: Tokens, place: int) -> int:
     for index in range(place - 1, max(-1, place - 4), -1):
         start = int(tokens.starts[index])
         if tokens.folded[start] == _DIGIT:
-            digits = tokens.raw[start : int(tokens.ends[index])].tobytes()
+            digits = tokens.raw[start : int(tokens.ends[index])]
             return min(int(digits), 20_000) if digits.isdigit() and len(digits) <= 5 else 0
-        named = _NUMBER_HASHES.get(int(tokens.hashes[index]))
+        named = _NUMBER_HASHES.get(int(tokens.words[index]))
         if named is not None:
             return named
     return 0
-
-
-def _log(value: float) -> float:
-    return float(np.log1p(value))

@@ -15,7 +15,7 @@ ByteArray = npt.NDArray[np.uint8]
 
 MAX_BYTES: Final = 12_288
 CHAR_GRAM: Final = 4
-EDGE_TOKENS: Final = 8
+EDGE_TOKENS: Final = 3
 
 _BASE: Final = 0x01000193
 _WORD: Final = 1
@@ -61,15 +61,30 @@ class Tokens(NamedTuple):
     """A text cut into words and punctuation marks.
 
     `raw` are its bytes, `folded` the same in lower case with every digit 0, `starts` and `ends` the byte
-    offsets of the tokens, `hashes` one 32-bit hash per token, `sums` the prefix sums that the hashes come from.
+    offsets of the tokens, `words` one 32-bit hash per token, `pairs` one per two neighbours, `sums` the prefix
+    sums that the hashes come from.
     """
 
-    raw: ByteArray
+    raw: bytes
     folded: ByteArray
     starts: IndexArray
     ends: IndexArray
-    hashes: UintArray
+    words: UintArray
+    pairs: UintArray
     sums: UintArray
+
+    def before(self, size: int) -> "Tokens":
+        """The tokens of the first `size` bytes."""
+        count = int(self.starts.searchsorted(size))
+        return Tokens(
+            self.raw[:size],
+            self.folded[:size],
+            self.starts[:count],
+            self.ends[:count],
+            self.words[:count],
+            self.pairs[: max(0, count - 1)],
+            self.sums[: size + 1],
+        )
 
 
 def encode(text: str) -> bytes:
@@ -82,15 +97,19 @@ def tokenize(raw: bytes) -> Tokens:
     folded = np.frombuffer(raw.translate(_FOLD), dtype=np.uint8)
     size = len(folded)
     sums = np.zeros(size + 1, dtype=np.uint32)
-    np.cumsum(folded * _POWERS[:size], dtype=np.uint32, out=sums[1:])
+    (folded * _POWERS[:size]).cumsum(dtype=np.uint32, out=sums[1:])
     classes = np.zeros(size + 2, dtype=np.uint8)
-    classes[1:-1] = _CLASSES[folded]
-    inside = classes == _WORD
-    single = classes[1:-1] == _PUNCTUATION
-    starts = np.flatnonzero((inside[1:-1] & ~inside[:-2]) | single)
-    ends = np.flatnonzero((inside[1:-1] & ~inside[2:]) | single) + 1
-    hashes = mix((sums[ends] - sums[starts]) * _INVERSES[starts])
-    return Tokens(np.frombuffer(raw, dtype=np.uint8), folded, starts, ends, hashes, sums)
+    _CLASSES.take(folded, out=classes[1:-1])
+    same = classes[1:] == classes[:-1]
+    inner = classes[1:-1]
+    # A token starts where the class changes, ends where it changes again; a punctuation mark stands alone.
+    single = inner == _PUNCTUATION
+    edges = ~same
+    starts = ((edges[:-1] & (inner == _WORD)) | single).nonzero()[0]
+    ends = ((edges[1:] & (inner == _WORD)) | single).nonzero()[0] + 1
+    words = mix((sums[ends] - sums[starts]) * _INVERSES[starts])
+    pairs = mix(words[:-1] * _BIGRAM_LEFT + words[1:])
+    return Tokens(raw, folded, starts, ends, words, pairs, sums)
 
 
 def mix(hashes: UintArray) -> UintArray:
@@ -99,50 +118,48 @@ def mix(hashes: UintArray) -> UintArray:
     return mixed ^ (mixed >> np.uint32(12))
 
 
-def hash_word(word: str) -> int:
-    """The hash that `tokenize` gives a single word, for look-up tables."""
-    return int(tokenize(encode(word)).hashes[0])
+def hash_words(text: str) -> int:
+    """The hash that `tokenize` gives one word, or two neighbours, for look-up tables."""
+    tokens = tokenize(encode(text))
+    return int((tokens.pairs if len(tokens.words) == 2 else tokens.words)[0])
 
 
 def focus_grams(tokens: Tokens) -> list[UintArray]:
     """Hashes of the n-grams of a text: words, pairs, characters, and those at its two edges apart."""
-    words = tokens.hashes
-    pairs = _pairs(words)
+    words, pairs = tokens.words, tokens.pairs
     return [
         words,
         pairs,
         words[:EDGE_TOKENS] * _SALTS["first"],
-        pairs[:EDGE_TOKENS] * _SALTS["first_pair"],
+        pairs[: EDGE_TOKENS - 1] * _SALTS["first_pair"],
         words[-EDGE_TOKENS:] * _SALTS["last"],
-        pairs[-EDGE_TOKENS:] * _SALTS["last_pair"],
+        pairs[1 - EDGE_TOKENS :] * _SALTS["last_pair"],
         _char_grams(tokens),
     ]
 
 
-def side_grams(text: str, side: str) -> list[UintArray]:
-    """Hashes of the words and pairs of the system prompt or the context, kept apart from the focus's."""
-    if not text:
-        return []
-    words = tokenize(encode(text)).hashes
-    salt = _SALTS[side]
-    return [words * salt, _pairs(words) * salt]
+def side_grams(words: UintArray, side: str) -> UintArray:
+    """Hashes of the words of the system prompt or the context, kept apart from the focus's."""
+    return words * _SALTS[side]
 
 
 def count_bins(grams: list[UintArray], bits: int) -> tuple[IndexArray, npt.NDArray[np.float32]]:
-    """The occupied bins of a table of 2^bits, and how many n-grams fell into each."""
+    """The occupied bins of a table of 2^bits in ascending order, and how many n-grams fell into each."""
     bins = np.concatenate(grams) >> np.uint32(32 - bits)
-    counts = np.bincount(bins, minlength=1 << bits)
-    occupied = np.flatnonzero(counts)
-    return occupied, counts[occupied].astype(np.float32)
-
-
-def _pairs(words: UintArray) -> UintArray:
-    return mix(words[:-1] * _BIGRAM_LEFT + words[1:])
+    bins.sort()
+    last = np.empty(len(bins), dtype=np.bool_)
+    last[-1:] = True
+    np.not_equal(bins[1:], bins[:-1], out=last[:-1])
+    places = last.nonzero()[0]
+    counts = places.astype(np.float32)
+    counts[1:] -= places[:-1]
+    counts[:1] += 1
+    return bins[places].astype(np.intp), counts
 
 
 def _char_grams(tokens: Tokens) -> UintArray:
     sums, size = tokens.sums, len(tokens.folded)
     if size < CHAR_GRAM:
-        return tokens.hashes[:0]
+        return tokens.words[:0]
     grams = (sums[CHAR_GRAM:] - sums[:-CHAR_GRAM]) * _INVERSES[: size - CHAR_GRAM + 1]
     return mix(grams) * _SALTS["char"]

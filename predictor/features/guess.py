@@ -1,0 +1,49 @@
+"""A transparent guess of the answer's length from what the prompt asks for in so many words.
+
+It orders requests of a kind that training never saw; where training did see them, it is one feature of many.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Final
+
+# The first rule that holds decides: a cue group, how often it must occur, and the tokens to expect.
+_RULES: Final = (
+    ("yes_or_no", 1, 4.0),
+    ("one_word", 1, 4.0),
+    ("only", 1, 14.0),
+    ("one_sentence", 1, 35.0),
+    ("classify", 2, 15.0),
+    ("creative", 1, 350.0),
+    ("long", 2, 700.0),
+    ("in_detail", 1, 500.0),
+    ("long", 1, 450.0),
+    ("code", 2, 400.0),
+    ("list", 1, 250.0),
+    ("compare", 1, 350.0),
+    ("stepwise", 1, 250.0),
+    ("how_to", 1, 350.0),
+    ("explain", 1, 250.0),
+    ("code", 1, 300.0),
+    ("write", 1, 300.0),
+    ("extract", 1, 60.0),
+    ("fact", 1, 60.0),
+    ("question", 1, 70.0),
+)
+_OTHERWISE: Final = 150.0
+_COPYING: Final = ("translate", "rewrite")
+_BYTES_PER_TOKEN: Final = 4.0
+
+
+def guess_log_tokens(asked_tokens: float, cues: Mapping[str, float], size_bytes: int) -> float:
+    """log(1 + tokens); `asked_tokens` is what the prompt names by number, 0 where it names nothing."""
+    if asked_tokens > 0:
+        return math.log1p(asked_tokens)
+    if any(cues[group] for group in _COPYING):
+        return math.log1p(max(20.0, size_bytes / _BYTES_PER_TOKEN))
+    if cues["summarize"]:
+        return math.log1p(min(200.0, max(40.0, size_bytes / _BYTES_PER_TOKEN / 3)))
+    for group, least, tokens in _RULES:
+        if cues[group] >= least:
+            return math.log1p(tokens * (0.6 if cues["short"] and tokens > 20 else 1.0))
+    return math.log1p(_OTHERWISE)
