@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
+from crowd import SLOTS
 
 from training.local_engines import VLLM, Launch, RunningEngine, prepare_model, prepare_vllm, serving
 
-SLOTS = 4
 _FLAGS = {
     "vllm": (*VLLM.default_flags, "--max-num-seqs", str(SLOTS)),
     "vllm-fcfs": (*VLLM.report_flags, "--max-num-seqs", str(SLOTS)),

@@ -17,6 +17,9 @@ from proxy.ranking import Fixed
 from proxy.settings import Settings
 from training.local_engines import RunningEngine
 
+SLOTS = 4
+"""Sequences that the engine under test runs at once."""
+
 
 class TaggedRanker(msgspec.Struct, frozen=True):
     """Reads the quantile from a chat's last word, so that a test decides who is thought to be short."""

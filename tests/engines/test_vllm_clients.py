@@ -7,9 +7,9 @@ from typing import Any
 import aiohttp
 import openai
 import pytest
+from crowd import headway_before
+from recording_relay import RecordingRelay
 
-from tests.engines.crowd import headway_before
-from tests.recording_relay import RecordingRelay
 from training.local_engines import RunningEngine
 
 pytestmark = pytest.mark.engines
@@ -43,21 +43,22 @@ async def test_the_client_gets_what_the_engine_sent(
     if stream and asks_for_usage:
         body["stream_options"] = {"include_usage": True}
     async with (
-        RecordingRelay(vllm.base_url) as relay,
+        RecordingRelay("127.0.0.1", vllm.port) as relay,
         headway_before(vllm, tmp_path, url=relay.url) as headway,
         aiohttp.ClientSession() as session,
         session.post(headway.url + path, json=body) as response,
     ):
         assert response.status == 200
         received = await response.read()
-    (exchange,) = [one for one in relay.exchanges if one.path == path]
-    sent = exchange.response_body
+    (exchange,) = [one for one in relay.exchanges if one.request.path == path]
+    assert exchange.answer is not None
+    sent = exchange.answer.body
     if stream and not asks_for_usage:
         whole = events(sent)
         assert sum(is_usage_event(event) for event in whole) == 1
         sent = b"".join(event + b"\n\n" for event in whole if not is_usage_event(event))
     assert received == sent
-    assert exchange.request_body.startswith(json.dumps(body).encode()[:-1])
+    assert exchange.request.body.startswith(json.dumps(body).encode()[:-1])
 
 
 async def test_the_openai_sdk_works_unchanged(vllm: RunningEngine, tmp_path: Path) -> None:

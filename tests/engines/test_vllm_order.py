@@ -6,11 +6,10 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from crowd import SLOTS, chat, first_bytes, headway_before
 
 from predictor.traffic_store import read_records
 from proxy.order_watch import Verdict
-from tests.engines.conftest import SLOTS
-from tests.engines.crowd import chat, first_bytes, headway_before
 from training.local_engines import RunningEngine
 
 pytestmark = pytest.mark.engines
