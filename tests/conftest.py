@@ -7,9 +7,14 @@ import aiohttp
 import pytest
 import uvloop
 from harness import engine_of, proxy_before, session
+from hypothesis import settings
 
 from proxy.app import Headway
 from training.emulator import EmulatedEngine
+
+# A busy machine is no reason to fail: no test measures time.
+settings.register_profile("headway", deadline=None)
+settings.load_profile("headway")
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], uvloop.Loop]]:
