@@ -7,8 +7,8 @@ import aiohttp
 import anthropic
 import openai
 import pytest
+from emulation import HELLO, MODEL, chat, emulated, events, exactly, metrics, post, quick_profile, until
 
-from tests.emulation import HELLO, MODEL, chat, emulated, events, exactly, metrics, post, quick_profile, until
 from training.emulator import EmulatedEngine
 from training.engine import SchedulingPolicy
 from training.lengths import LengthTable

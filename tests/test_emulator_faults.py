@@ -5,8 +5,8 @@ from typing import Any
 
 import aiohttp
 import pytest
+from emulation import chat, emulated, events, exactly, metrics, post, quick_profile, until
 
-from tests.emulation import chat, emulated, events, exactly, metrics, post, quick_profile, until
 from training.emulator import EmulatedEngine, Faults, Garbage, UsageLie
 
 CHAT = "/v1/chat/completions"

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from emulation import quick_profile, until
 
-from tests.emulation import quick_profile, until
 from training.emulator.loop import EngineLoop
 from training.engine import EngineModel, Event, QueueFullError, Sequence
 

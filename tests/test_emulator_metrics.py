@@ -4,8 +4,7 @@ import asyncio
 
 import aiohttp
 import pytest
-
-from tests.emulation import chat, emulated, events, exactly, metrics, post, quick_profile, until
+from emulation import chat, emulated, events, exactly, metrics, post, quick_profile, until
 
 CHAT = "/v1/chat/completions"
 

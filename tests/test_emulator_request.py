@@ -5,11 +5,11 @@ from typing import Any
 
 import msgspec
 import pytest
+from emulation import quick_profile
 from hypothesis import given
 from hypothesis import strategies as st
 
 from predictor.request import Api
-from tests.emulation import quick_profile
 from training.emulator import EmulatorConfig, Faults
 from training.emulator.inference import Inference
 from training.emulator.request import ApiError, EngineBody, decode_ask, decode_tokenize
