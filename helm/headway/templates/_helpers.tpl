@@ -91,6 +91,6 @@ enableServiceLinks: false
 
 {{/* A script of files/, as an item of a container's command. */}}
 {{- define "headway.script" -}}
-- |
+- |-
   {{- (first .).Files.Get (printf "files/%s" (last .)) | trim | nindent 2 }}
 {{- end }}

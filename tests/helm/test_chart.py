@@ -1,0 +1,246 @@
+"""What the chart renders: valid on every Kubernetes it claims, strict in what it takes, short enough to read."""
+
+import importlib.util
+import json
+import statistics
+import subprocess
+import tomllib
+from typing import Any
+
+import kubernetes_validate
+import pytest
+
+from proxy.settings import Settings, load_settings
+
+from . import tools
+from .rendering import (
+    CHART,
+    EXAMPLES,
+    IMAGE,
+    OPERATORS,
+    POLICIES,
+    containers,
+    helm_template,
+    only,
+    pod_specs,
+    refusal,
+    render,
+)
+
+VERSIONS = [f"1.{minor}" for minor in range(29, 38)]
+NAMES = [path.stem for path in EXAMPLES]
+CUSTOM = ("monitoring.coreos.com/", "keda.sh/")
+STACK = (IMAGE, "engine.model=m")
+# Examples whose configuration the proxy does not take yet; strict, so that each goes when its setting comes.
+NOT_YET = {
+    name: pytest.mark.xfail(reason="the proxy has no setting `redis` yet", strict=True)
+    for name in ("gateway", "gateway-urls", "stack-sglang")
+    if "redis" not in Settings.__struct_fields__
+}
+
+
+def apis_of(version: str) -> tuple[str, ...]:
+    """Admission policies are on by default from 1.36."""
+    return (*OPERATORS, *POLICIES) if version >= "1.36" else OPERATORS
+
+
+@pytest.mark.parametrize("helm", ["helm3", "helm4"])
+@pytest.mark.parametrize("name", NAMES)
+def test_examples_pass_lint(name: str, helm: str) -> None:
+    """`helm lint --strict` finds nothing in the chart with any example."""
+    command = [str(tools.helm(helm)), "lint", "--strict", "--quiet", str(CHART), "--kube-version", "1.36.0"]
+    example = ["-f", str(CHART / "examples" / f"{name}.yaml")]
+    off = "metrics.podMonitor.enabled=false,metrics.rules.enabled=false,autoscaling.kind=none,inject.policy=false"
+    done = subprocess.run([*command, *example, "--set", off], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_examples_are_valid_on_every_kubernetes(name: str) -> None:
+    """Each example's objects pass the strict schemas of Kubernetes 1.29 to 1.37."""
+    for version in VERSIONS:
+        if name == "inject" and version < "1.36":
+            continue
+        for manifest in render(example=name, kubernetes=f"{version}.0", apis=apis_of(version)):
+            if not manifest["apiVersion"].startswith(CUSTOM):
+                kubernetes_validate.validate(manifest, version, strict=True)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_both_helms_render_the_same(name: str) -> None:
+    """helm 3.17 and 4 make the same objects of each example."""
+    three, four = (
+        {(m["kind"], m["metadata"]["name"]): m for m in render(example=name, helm=helm)}
+        for helm in ("helm3", "helm4")
+    )
+    for manifests in (three, four):
+        # The generated password is another one each time.
+        manifests.pop(("Secret", "demo-headway-redis"), None)
+    assert three == four
+
+
+def test_admission_policies_before_they_were_stable() -> None:
+    """Where the cluster has only the beta of MutatingAdmissionPolicy, the beta is what is made."""
+    beta = ("admissionregistration.k8s.io/v1beta1/MutatingAdmissionPolicy",)
+    policy = only(render(example="inject", kubernetes="1.34.0", apis=beta), "MutatingAdmissionPolicy")
+    kubernetes_validate.validate(policy, "1.34", strict=True)
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=NOT_YET.get(name, ())) for name in NAMES])
+def test_proxy_reads_what_the_chart_writes(name: str, tmp_path: Any) -> None:
+    """`headway serve` takes the rendered configuration and environment as they are."""
+    manifests = render(example=name)
+    config = tmp_path / "headway.toml"
+    config.write_text(only(manifests, "ConfigMap", suffix="headway")["data"]["headway.toml"])
+    sidecars = [c for pod in pod_specs(manifests) for c in containers(pod) if c["name"] == "headway"]
+    env = {
+        variable["name"]: variable.get("value", "redis://127.0.0.1:6379/0")
+        for container in sidecars
+        for variable in container.get("env", ())
+    }
+    assert load_settings({}, env, config).state == "/var/lib/headway"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_our_containers_satisfy_the_restricted_level(name: str) -> None:
+    """Every container of ours, and the internal Redis, meets PSA `restricted` with a read-only root."""
+    for pod in pod_specs(render(example=name)):
+        assert pod["automountServiceAccountToken"] is False
+        assert pod["enableServiceLinks"] is False
+        for container in containers(pod):
+            context = container["securityContext"]
+            assert context["allowPrivilegeEscalation"] is False
+            assert context["capabilities"] == {"drop": ["ALL"]}
+            assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+            if container["name"] != "engine":
+                assert context["runAsNonRoot"] is True
+                assert context["readOnlyRootFilesystem"] is True
+                assert "memory" in container["resources"]["limits"]
+
+
+@pytest.mark.parametrize("name", ["stack", "stack-sglang"])
+def test_grace_period_covers_the_drain(name: str) -> None:
+    """The kubelet leaves time for the delay, the longest drain and the engine's own exit."""
+    (pod, *_) = pod_specs(render("drainDelaySeconds=7", example=name, json=("config", {"drain_s": 1234.5})))
+    (engine,) = pod["containers"]
+    *_, delay, limit, port = engine["lifecycle"]["preStop"]["exec"]["command"]
+    assert (delay, limit, port) == ("7", "1240", "9090")
+    assert pod["terminationGracePeriodSeconds"] == 7 + 1235 + 30
+
+
+def test_sidecar_is_native_and_does_not_wait_for_the_engine() -> None:
+    """The proxy starts before the engine and outlives it, and its start asks for nothing but itself."""
+    (pod, *_) = pod_specs(render(*STACK))
+    (sidecar,) = pod["initContainers"]
+    assert sidecar["restartPolicy"] == "Always"
+    assert sidecar["startupProbe"]["httpGet"]["path"] == "/healthz"
+    assert sidecar["readinessProbe"]["httpGet"]["path"] == "/readyz"
+
+
+@pytest.mark.parametrize(
+    ("kind", "flags"),
+    [
+        ("vllm", {"--scheduling-policy=priority", "--enable-prompt-tokens-details"}),
+        (
+            "sglang",
+            {
+                "--enable-priority-scheduling",
+                "--schedule-low-priority-values-first",
+                "--disable-priority-preemption",
+                "--enable-cache-report",
+            },
+        ),
+    ],
+)
+def test_engine_is_told_to_keep_the_order(kind: str, flags: set[str]) -> None:
+    """Without these flags the engine would ignore or misread priorities, silently."""
+    (pod, *_) = pod_specs(render(*STACK, f"engine.kind={kind}"))
+    assert flags <= set(pod["containers"][0]["args"])
+
+
+def test_admin_port_is_closed_unless_asked_for() -> None:
+    """Full metrics and status listen on loopback until metrics are scraped or exposed."""
+    for sets, host in [
+        ((), "127.0.0.1"),
+        (("metrics.expose=true",), "0.0.0.0"),
+        (("metrics.podMonitor.enabled=true",), "0.0.0.0"),
+    ]:
+        config = only(render(*STACK, *sets), "ConfigMap")["data"]["headway.toml"]
+        assert tomllib.loads(config)["admin_host"] == host
+
+
+def test_settings_of_any_shape_reach_the_file() -> None:
+    """Numbers, texts, lists and tables of `config` arrive as TOML, with nothing lost or retyped."""
+    key = {"sha256": "ab" * 32, "tenant": 'a"<b>\n', "class": "batch"}
+    given = {"window": 8, "max_overtake": 0.5, "policy": "fcfs", "keys": [key], "max_waiting_bytes": 1 << 40}
+    config = only(render(*STACK, json=("config", given)), "ConfigMap")["data"]["headway.toml"]
+    assert given.items() <= tomllib.loads(config).items()
+
+
+REFUSALS = [
+    (("engine.model=m",), {}, "image.repository is required: no image is published yet"),
+    ((IMAGE,), {}, "engine.model is required in mode stack"),
+    ((IMAGE, "mode=sidekick"), {}, "'stack', 'inject', 'gateway'"),
+    ((IMAGE, "mode=gateway"), {}, "mode gateway needs engines: give gateway.engines"),
+    ((IMAGE, "mode=inject", "inject.enginePort=8001"), {}, "the proxy needs a port of its own"),
+    ((IMAGE, "mode=inject"), {"apis": ()}, "this cluster has no MutatingAdmissionPolicy"),
+    ((IMAGE, "mode=inject", "persistence.enabled=true"), {}, "belong to the engine's own Deployment"),
+    ((*STACK, "redis.kind=external"), {}, "redis.kind=external needs redis.existingSecret"),
+    ((*STACK, "retrain.enabled=true"), {}, "retrain.enabled needs redis"),
+    ((*STACK, "persistence.enabled=true", "replicas=2"), {}, "the traffic log has one writer"),
+    ((*STACK, "autoscaling.kind=keda"), {}, "needs autoscaling.prometheusAddress"),
+    (
+        (*STACK, "metrics.rules.enabled=true"),
+        {"apis": ()},
+        "does not know monitoring.coreos.com/v1/PrometheusRule: install its operator first",
+    ),
+    (STACK, {"kubernetes": "1.28.9"}, "requires kubeVersion: >=1.29.0-0"),
+    ((*STACK, "config.windwo=3"), {}, "additional properties 'windwo' not allowed"),
+    ((*STACK, "config.port=3"), {}, "additional properties 'port' not allowed"),
+    ((*STACK, "config.max_overtake=-1"), {}, "/config/max_overtake"),
+    ((*STACK, "engine.modle=3"), {}, "additional properties 'modle' not allowed"),
+    ((*STACK, "proxy.port=80000"), {}, "maximum: got 80,000, want 65,535"),
+    ((IMAGE, "mode=gateway", "gateway.engines={vllm:8000}"), {}, "/gateway/engines/0"),
+]
+
+
+@pytest.mark.parametrize(("sets", "options", "sentence"), REFUSALS, ids=[r[2][:40] for r in REFUSALS])
+def test_what_cannot_work_is_refused(sets: tuple[str, ...], options: dict[str, Any], sentence: str) -> None:
+    """Helm stops before anything is installed, with a sentence that names the value."""
+    assert sentence in refusal(*sets, **options)
+
+
+def test_schema_and_table_are_up_to_date() -> None:
+    """Schema and README agree with values.yaml and with the proxy's settings: else run helm/chart_docs.py."""
+    spec = importlib.util.spec_from_file_location("chart_docs", CHART.parent / "chart_docs.py")
+    assert spec and spec.loader
+    chart_docs = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(chart_docs)
+    for path, text in chart_docs.made().items():
+        assert path.read_text(encoding="utf-8") == text, (
+            f"{path.name} is stale: run python helm/chart_docs.py"
+        )
+
+
+def test_schema_is_strict_everywhere() -> None:
+    """Every object that the chart defines refuses unknown keys, and every value has its description."""
+
+    def walk(node: dict[str, Any], path: str) -> None:
+        if "properties" in node:
+            assert node.get("additionalProperties") is False, path
+            for name, child in node["properties"].items():
+                walk(child, f"{path}.{name}")
+        elif path.count(".") and not path.startswith((".config", ".global")):
+            assert "description" in node or ".resources." in path or "items" in path, path
+
+    walk(json.loads((CHART / "values.schema.json").read_text(encoding="utf-8")), "")
+
+
+def test_chart_stays_small() -> None:
+    """At most 24 template files, half of them within 30 lines; a rendered stack within 400 lines."""
+    files = [path for path in (CHART / "templates").rglob("*") if path.is_file()]
+    lengths = [len(path.read_text(encoding="utf-8").splitlines()) for path in files]
+    assert len(files) <= 24
+    assert statistics.median(lengths) <= 30
+    assert max(lengths) <= 100
+    assert len(helm_template(*STACK).stdout.splitlines()) <= 400
