@@ -1,0 +1,126 @@
+"""The candidate queries: what is sent for a prompt, and which numbers are read from the answer."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from training.prompts import Prompt
+
+Signal = dict[str, float]
+_FLOOR: Final = -20.0
+_NUMBER_QUESTION: Final = "\n\nDo not answer yet. How many tokens will your complete answer to the above have? Reply with one number only."
+_LONG_QUESTION: Final = (
+    "\n\nDo not answer yet. Will your complete answer be longer than {} words? Reply yes or no."
+)
+_DIGITS: Final = "0123456789"
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """One way to ask. `bodies` makes the requests of a prompt, `read` the signal from their answers."""
+
+    name: str
+    bodies: Callable[[Prompt], list[dict[str, Any]]]
+    read: Callable[[Sequence[dict[str, Any]]], Signal]
+
+
+def messages_of(prompt: Prompt, question: str = "") -> list[dict[str, str]]:
+    """The conversation, with the question appended inside the last user turn so that the prefix is shared."""
+    turns = [msgspec.to_builtins(message) for message in prompt.messages]
+    turns[-1]["content"] += question
+    return turns
+
+
+def _asked(question: str, **more: Any) -> Callable[[Prompt], list[dict[str, Any]]]:
+    def bodies(prompt: Prompt) -> list[dict[str, Any]]:
+        return [{"messages": messages_of(prompt, question), "temperature": 0, **_LOGPROBS, **more}]
+
+    return bodies
+
+
+_LOGPROBS: Final = {"logprobs": True, "top_logprobs": 20}
+
+
+def top_tokens(answer: dict[str, Any], place: int = 0) -> dict[str, float]:
+    """Log-probability of each listed token at one place of the answer; empty where the answer is shorter."""
+    content = answer["choices"][0]["logprobs"]["content"] or []
+    if len(content) <= place:
+        return {}
+    return {entry["token"]: max(_FLOOR, entry["logprob"]) for entry in content[place]["top_logprobs"]}
+
+
+def _entropy(tokens: dict[str, float]) -> float:
+    return -sum(math.exp(value) * value for value in tokens.values())
+
+
+def _first_token(answers: Sequence[dict[str, Any]]) -> Signal:
+    """Every listed token of the first place by name, and the distribution's entropy."""
+    tokens = top_tokens(answers[0])
+    return {f"token:{token}": value for token, value in tokens.items()} | {
+        "entropy": _entropy(tokens),
+        "best": max(tokens.values(), default=_FLOOR),
+    }
+
+
+def _stated(answers: Sequence[dict[str, Any]]) -> Signal:
+    text = answers[0]["choices"][0]["message"]["content"] or ""
+    digits = "".join(character for character in text if character in _DIGITS)
+    return {"stated": float(digits) if digits else math.nan}
+
+
+def _stated_and_expected(answers: Sequence[dict[str, Any]]) -> Signal:
+    signal = _stated(answers)
+    for place in range(4):
+        weights = {
+            t.strip(): math.exp(v) for t, v in top_tokens(answers[0], place).items() if t.strip().isdigit()
+        }
+        total = sum(weights.values())
+        signal[f"expected_{place}"] = (
+            sum(float(t) * w for t, w in weights.items()) / total if total else math.nan
+        )
+        signal[f"digit_mass_{place}"] = total
+    return signal
+
+
+def _digits_at_first(answers: Sequence[dict[str, Any]]) -> Signal:
+    tokens = top_tokens(answers[0])
+    return {f"digit:{digit}": tokens.get(digit, _FLOOR) for digit in _DIGITS}
+
+
+def _thresholds(prompt: Prompt) -> list[dict[str, Any]]:
+    return [
+        {
+            "messages": messages_of(prompt, _LONG_QUESTION.format(words)),
+            "temperature": 0,
+            "max_tokens": 1,
+            **_LOGPROBS,
+        }
+        for words in (20, 100, 300)
+    ]
+
+
+def _yes_minus_no(answers: Sequence[dict[str, Any]]) -> Signal:
+    signal = {}
+    for place, answer in enumerate(answers):
+        tokens = {token.strip().lower(): value for token, value in reversed(top_tokens(answer).items())}
+        signal[f"yes_{place}"] = tokens.get("yes", _FLOOR) - tokens.get("no", _FLOOR)
+    return signal
+
+
+CANDIDATES: Final = (
+    Candidate("plain first token", _asked("", max_tokens=1), _first_token),
+    Candidate(
+        "stated number",
+        _asked(_NUMBER_QUESTION, max_tokens=4, structured_outputs={"regex": "[1-9][0-9]{0,3}"}),
+        _stated,
+    ),
+    Candidate(
+        "number, expectation over digits",
+        _asked(_NUMBER_QUESTION, max_tokens=4, structured_outputs={"regex": "[1-9][0-9]{0,3}"}),
+        _stated_and_expected,
+    ),
+    Candidate("number query, first token", _asked(_NUMBER_QUESTION, max_tokens=1), _first_token),
+    Candidate("number query, first digit", _asked(_NUMBER_QUESTION, max_tokens=1), _digits_at_first),
+    Candidate("yes/no at 20, 100, 300 words", _thresholds, _yes_minus_no),
+)

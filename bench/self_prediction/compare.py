@@ -1,0 +1,104 @@
+"""Tau-b with an interval for each signal, for the text, and for both, by cross-validation over prompts."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import lightgbm
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from bench.self_prediction.candidates import Signal
+from predictor.history import History
+from predictor.lightgbm_ranker import LightGBMRanker
+from predictor.request import Api, InferenceRequest, body_from_dict
+from training.prompts import Prompt
+from training.ranking_metrics import bootstrap_interval, kendall_tau_b
+
+Matrix = npt.NDArray[np.float64]
+_FOLDS: Final = 10
+_REPEATS: Final = 3
+_MOST_TOKENS: Final = 60
+_PARAMETERS: Final = {
+    "objective": "regression",
+    "num_leaves": 7,
+    "learning_rate": 0.05,
+    "min_data_in_leaf": 12,
+    "feature_fraction": 0.5,
+    "bagging_fraction": 0.8,
+    "bagging_freq": 1,
+    "lambda_l2": 5.0,
+    "num_threads": 1,
+    "verbosity": -1,
+}
+_ROUNDS: Final = 120
+
+
+class Row(msgspec.Struct, frozen=True):
+    """What one set of features is worth on these prompts."""
+
+    features: str
+    tau_b: float
+    low: float
+    high: float
+
+
+def signal_matrix(signals: Sequence[Signal]) -> Matrix:
+    """One row per prompt; of tokens by name only the most frequent are kept, absent ones are NaN."""
+    seen = Counter(name for signal in signals for name in signal)
+    names = [name for name, _ in seen.most_common(_MOST_TOKENS + 8)]
+    return np.array([[signal.get(name, np.nan) for name in names] for signal in signals])
+
+
+def text_matrix(prompts: Sequence[Prompt]) -> Matrix:
+    """The features that serving computes of each prompt, without any history."""
+    ranker = LightGBMRanker.load(history=History())
+    return np.array(
+        [
+            ranker.features(
+                InferenceRequest(
+                    p.id, Api.CHAT, body_from_dict({"messages": msgspec.to_builtins(p.messages)}), 0
+                )
+            )[0].values
+            for p in prompts
+        ]
+    )
+
+
+def out_of_fold(features: Matrix, log_length: Matrix, seed: int) -> Matrix:
+    """Each prompt's length as predicted by models that have not seen it; mean over repeats."""
+    total = np.zeros(len(log_length))
+    for repeat in range(_REPEATS):
+        fold = np.random.default_rng(seed + repeat).permutation(len(log_length)) % _FOLDS
+        for held_out in range(_FOLDS):
+            train = fold != held_out
+            model = lightgbm.train(
+                dict(_PARAMETERS),
+                lightgbm.Dataset(features[train], log_length[train]),
+                num_boost_round=_ROUNDS,
+            )
+            total[~train] += np.asarray(model.predict(features[~train], num_threads=1))
+    return total / _REPEATS
+
+
+def compare(
+    prompts: Sequence[Prompt], lengths: Sequence[int], signals: Mapping[str, Sequence[Signal]], seed: int = 1
+) -> list[Row]:
+    """A row for the text alone, then for each candidate alone and together with the text."""
+    length = np.array(lengths, dtype=np.float64)
+    log_length = np.log1p(length)
+    groups = np.array([prompt.id for prompt in prompts])
+    text = text_matrix(prompts)
+    rng = np.random.default_rng(seed)
+
+    def row(name: str, features: Matrix) -> Row:
+        predicted = out_of_fold(features, log_length, seed)
+        low, high = bootstrap_interval(length, predicted, groups, rng)
+        return Row(name, kendall_tau_b(length, predicted), low, high)
+
+    rows = [row("text", text)]
+    for name, of_prompts in signals.items():
+        own = signal_matrix(of_prompts)
+        rows += [row(name, own), row(f"text + {name}", np.hstack([text, own]))]
+    return rows
