@@ -10,7 +10,10 @@ from training.prompts import Prompt
 
 Signal = dict[str, float]
 _FLOOR: Final = -20.0
-_NUMBER_QUESTION: Final = "\n\nDo not answer yet. How many tokens will your complete answer to the above have? Reply with one number only."
+_NUMBER_QUESTION: Final = (
+    "\n\nDo not answer yet. How many tokens will your complete answer to the above have? "
+    "Reply with one number only."
+)
 _LONG_QUESTION: Final = (
     "\n\nDo not answer yet. Will your complete answer be longer than {} words? Reply yes or no."
 )
