@@ -25,7 +25,7 @@ from training.local_engines import (
 from training.local_engines.engines import engine_command, engine_environment
 
 FAKE_ENGINE = """
-import http.server, os, pathlib, subprocess, sys, time
+import http.server, os, pathlib, signal, subprocess, sys
 starts = pathlib.Path(os.environ["FAKE_DIR"]) / "starts"
 starts.write_text(starts.read_text() + "x" if starts.exists() else "x")
 print("fake engine", *sys.argv[1:], flush=True)
@@ -34,6 +34,13 @@ child = subprocess.Popen(["sleep", "600"])
 if "--die" in sys.argv and len(starts.read_text()) <= int(os.environ["FAKE_DEATHS"]):
     print("cannot allocate memory", flush=True)
     sys.exit(int(sys.argv[sys.argv.index("--die") + 1]))
+
+def terminate(*_):
+    print("terminated", flush=True)
+    if "--stubborn" not in sys.argv:
+        os._exit(0)
+
+signal.signal(signal.SIGTERM, terminate)
 
 class Ready(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
@@ -123,10 +130,20 @@ def test_an_engine_serves_until_the_end_of_the_block_and_takes_its_children_with
             assert answer.status == 200
         assert engine.alive
         assert "--served-model-name smollm2" in engine.log_tail()
-    assert not engine.alive
+    assert engine.log_tail().endswith("terminated")
+    assert engine.wait() == 0
     assert ended(child(launch))
     engine.stop()  # harmless when repeated
     assert starts(launch) == 1
+
+
+def test_an_engine_that_ignores_sigterm_is_killed(launch: Launch) -> None:
+    """It is asked first and given its time; then the group goes."""
+    engine = start_engine(replace(launch, flags=["--stubborn"]))
+    engine.stop(grace_s=0.5)
+    assert engine.log_tail().endswith("terminated")
+    assert engine.wait() == -signal.SIGKILL
+    assert ended(child(launch))
 
 
 def test_a_killed_engine_can_be_started_again_where_it_was(launch: Launch) -> None:
