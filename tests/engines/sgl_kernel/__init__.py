@@ -1,8 +1,12 @@
 """Stands in for SGLang's compiled CPU kernels, which no package registry carries, in plain torch: for tests only.
 
-SGLang itself falls back to torch where its kernels' operators are not registered; this package holds what it
-imports by name. It goes on the engine's path, beside nothing else.
+SGLang itself falls back to torch where its kernels' operators are not registered. By name it imports, for a
+dense model without speculative decoding, only what is written out here; every other name can be imported and
+raises when it is called.
 """
+
+from collections.abc import Callable
+from typing import NoReturn
 
 import torch
 
@@ -29,3 +33,13 @@ def assign_req_to_token_pool_cpu(
     columns = torch.arange(total) + torch.repeat_interleave(start_offset - first, counts)
     rows = torch.repeat_interleave(req_pool_indices, counts)
     req_to_token[rows, columns] = out_cache_loc[:total].to(req_to_token.dtype)
+
+
+def __getattr__(name: str) -> Callable[..., NoReturn]:
+    if name.startswith("__"):
+        raise AttributeError(name)
+
+    def missing(*_: object, **__: object) -> NoReturn:
+        raise NotImplementedError(f"the stand-in for SGLang's kernels has no {name}")
+
+    return missing
