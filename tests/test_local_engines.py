@@ -22,6 +22,7 @@ from training.local_engines import (
     prepare_vllm,
 )
 from training.local_engines import install as installing
+from training.local_engines.__main__ import main
 from training.local_engines.cache import build_once, cache_root, recipe_key
 
 
@@ -232,6 +233,27 @@ def test_another_interpreter_finds_python311_on_the_path(monkeypatch: pytest.Mon
     monkeypatch.setattr(platform, "python_version", lambda: "3.13.1")
     monkeypatch.setattr(installing.shutil, "which", lambda name: f"/opt/{name}")
     assert installing.find_python() == "/opt/python3.11"
+
+
+def test_the_command_prepares_and_prints_where(
+    fake_python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was installed goes to standard output, progress does not."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert main(["prepare", "vllm"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.partition(": ")[0] for line in printed] == ["vllm 0.32.0", "model"]
+    assert all(Path(line.partition(": ")[2]).is_dir() for line in printed)
+
+
+def test_the_command_fails_with_one_clear_message(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit status 1 and no traceback."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(platform, "system", lambda: "Darwin")
+    assert main(["serve", "sglang"]) == 1
+    assert "CPU wheels are for Linux x86_64" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("engine", [VLLM, SGLANG])

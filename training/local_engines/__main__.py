@@ -17,8 +17,6 @@ from training.local_engines.process import Launch, serving
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0, 1 with one clear message, or the engine's own."""
-    # A terminated command still stops its engine.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     options = _parser().parse_args(arguments)
     try:
         install, model = _prepare(options.engine)
@@ -61,6 +59,8 @@ def _prepare(engine: str) -> tuple[Install, Path]:
 
 
 def _serve(options: argparse.Namespace, install: Install, model: Path) -> int:
+    # A terminated command still stops its engine.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     engine = install.engine
     flags = engine.report_flags if options.fcfs else engine.default_flags
     launch = Launch(
