@@ -2,11 +2,11 @@
 
 import asyncio
 import logging
-import math
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
+import msgspec
 from aiohttp import web
 
 from predictor.features.schema import Schema
@@ -18,10 +18,11 @@ from proxy.clock import Clock
 from proxy.dispatcher import Dispatcher
 from proxy.engines.vllm import VllmAdapter
 from proxy.errors import MethodNotAllowed, UnknownRoute
+from proxy.fairness import Fairness
+from proxy.gauges import watch_engine, watch_proxy
 from proxy.health import HealthWatch
 from proxy.metrics import Metrics
-from proxy.order import make_identities, make_scheduler
-from proxy.order_watch import Verdict
+from proxy.order import make_identities, make_scheduler, new_order
 from proxy.passing import Passing
 from proxy.ranking import Estimator, Ranking
 from proxy.replies import error_response, json_response
@@ -39,7 +40,6 @@ _LOG: Final = logging.getLogger("headway")
 _SHOWN_WAITING: Final = 20
 # Until the engine has shown how many it runs at once.
 _FIRST_WINDOW: Final = 16
-_HONOURED: Final = {Verdict.HONOURED: 1.0, Verdict.IGNORED: 0.0, Verdict.UNPROVEN: -1.0}
 
 
 class Headway:
@@ -91,7 +91,13 @@ class Headway:
         window = None if settings.mode == "engine" else settings.window or _FIRST_WINDOW
         for url in settings.engine:
             self._add_engine(url.rstrip("/"), window)
-        self._watch_gauges()
+        watch_proxy(
+            self.metrics,
+            self._scheduler,
+            self._clock,
+            self._books.fairness,
+            lambda: self._log.dropped if self._log else 0,
+        )
         self._listeners.append(Listener(self.handle, settings, settings.host, settings.port))
         self.port = await self._listeners[0].start()
         if settings.admin_port is not None:
@@ -106,7 +112,14 @@ class Headway:
         self._health = HealthWatch(
             self._dispatcher, adapter, self._upstream, self._clock, engine_wait_s=settings.engine_wait_s
         )
-        self._books = Bookkeeper(self._clock, self.metrics, self._estimator, self._record, settings.mode)
+        self._books = Bookkeeper(
+            clock=self._clock,
+            metrics=self.metrics,
+            estimator=self._estimator,
+            record=self._record,
+            mode=settings.mode,
+            fairness=Fairness({key.tenant: key.weight for key in settings.keys}),
+        )
         self._serving = Serving(
             settings=settings,
             clock=self._clock,
@@ -124,21 +137,19 @@ class Headway:
     def _add_engine(self, url: str, window: int | None) -> None:
         self._scheduler.add_replica(url, window, self._clock.now_us())
         replica = next(replica for replica in self._scheduler.replicas if replica.name == url)
-        gauge = self.metrics.engine_gauge
-        gauge("headway_engine_up", "Whether the engine answers.", url, lambda: float(replica.available))
-        gauge("headway_engine_running", "Requests at the engine.", url, lambda: float(replica.running))
-        gauge(
-            "headway_window",
-            "Most requests at the engine; infinite: no limit.",
-            url,
-            lambda: replica.window or math.inf,
-        )
-        gauge(
-            "headway_priority_honoured",
-            "The engine's order: 1 by our priorities, 0 not, -1 not proven.",
-            url,
-            lambda: _HONOURED[self._books.watches[url].verdict],
-        )
+        watch_engine(self.metrics, replica, self._books.watches[url])
+
+    def reload(self, settings: Settings) -> None:
+        """Take over policies, D, keys and the default class of new settings, between two requests.
+
+        Whoever waits is keyed anew. Raises SettingsError where classes come, go or change otherwise: that
+        needs a restart, and nothing is changed.
+        """
+        identities, policies = new_order(settings, self._scheduler.classes)
+        self._dispatcher.apply(self._scheduler.switch_policies(policies, self._clock.now_us()))
+        self._serving.identities = identities
+        self.settings = msgspec.structs.replace(self.settings, default_class=settings.default_class)
+        _LOG.info("reloaded: %s", ", ".join(f"{name} {one.name}" for name, one in policies.items()))
 
     async def drain(self) -> bool:
         """Take nothing new and let what waits and runs end; False where `drain_s` seconds were too few."""
@@ -227,21 +238,6 @@ class Headway:
     def _record(self, record: TrafficRecord, schema: Schema | None) -> None:
         if self._log is not None:
             self._log.put(record, schema)
-
-    def _watch_gauges(self) -> None:
-        gauge = self.metrics.gauge
-        gauge("headway_requests_waiting", "Requests held.", lambda: self._scheduler.waiting)
-        gauge("headway_requests_running", "Requests at engines.", lambda: self._scheduler.running)
-        gauge(
-            "headway_traffic_log_dropped",
-            "Traffic records lost.",
-            lambda: self._log.dropped if self._log else 0,
-        )
-        gauge(
-            "headway_clock_skew_seconds",
-            "Wall clock against the proxy's clock.",
-            lambda: self._clock.skew_us() / 1e6,
-        )
 
 
 def _shipped() -> Ranking:

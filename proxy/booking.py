@@ -9,6 +9,7 @@ from predictor.features.schema import Schema
 from predictor.records import Outcome, TrafficRecord
 from proxy.clock import Clock
 from proxy.exchange import Exchange
+from proxy.fairness import Fairness
 from proxy.metrics import Metrics
 from proxy.order_watch import OrderWatch, Sighting, Verdict
 from proxy.ranking import Estimator
@@ -24,17 +25,20 @@ class Bookkeeper:
 
     def __init__(
         self,
+        *,
         clock: Clock,
         metrics: Metrics,
         estimator: Estimator,
         record: Callable[[TrafficRecord, Schema | None], None],
         mode: str,
+        fairness: Fairness,
     ) -> None:
         self._clock = clock
         self._metrics = metrics
         self._estimator = estimator
         self._record = record
         self._mode = mode
+        self.fairness = fairness
         self.watches: defaultdict[str, OrderWatch] = defaultdict(OrderWatch)
 
     def book(self, exchange: Exchange, policy: str) -> None:
@@ -42,6 +46,9 @@ class Bookkeeper:
         self._metrics.observe(exchange, exchange.outcome or Outcome.INTERNAL_ERROR)
         self._watch_order(exchange)
         self._learn(exchange)
+        tokens = exchange.actual_tokens()
+        if tokens is not None and exchange.identity is not None:
+            self.fairness.served(exchange.identity.tenant, tokens, self._clock.now_us())
         features = exchange.estimate.features if exchange.estimate else None
         self._record(
             exchange.record(policy=policy, mode=self._mode, artifact=self._estimator.artifact_id),

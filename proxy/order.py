@@ -1,5 +1,7 @@
 """From settings to the scheduler: classes, tenants, limits, policies."""
 
+import msgspec
+
 from proxy.identity import Identities, KeySettings
 from proxy.scheduling.classes import ServiceClass, default_classes
 from proxy.scheduling.fair import TenantLimits
@@ -79,3 +81,16 @@ def make_identities(settings: Settings, classes: tuple[ServiceClass, ...]) -> Id
         )
     except ValueError as error:
         raise SettingsError(f"bad configuration: {error}") from error
+
+
+def new_order(settings: Settings, classes: tuple[ServiceClass, ...]) -> tuple[Identities, dict[str, Policy]]:
+    """Identities and policies of new settings for the present classes; SettingsError where those differ."""
+    wanted = make_classes(settings)
+    for old, new in zip(classes, wanted, strict=False):
+        if msgspec.structs.replace(new, policy=old.policy) != old:
+            raise SettingsError(
+                f"class '{new.name}' changed in more than its policy: restart to take it over"
+            )
+    if len(wanted) != len(classes):
+        raise SettingsError("classes came or went: restart to take them over")
+    return make_identities(settings, wanted), {one.name: one.policy for one in wanted}

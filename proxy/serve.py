@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
     try:
-        uvloop.run(_serve(settings))
+        uvloop.run(_serve(settings, args))
     except SettingsError as error:
         print(f"headway: {error}", file=sys.stderr)
         return 2
@@ -58,14 +58,23 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
     return {field: value for field, value in named.items() if value is not None}
 
 
-async def _serve(settings: Settings) -> None:
+async def _serve(settings: Settings, args: argparse.Namespace) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     headway = Headway(settings)
     await headway.start()
+    loop.add_signal_handler(signal.SIGHUP, _reload, headway, args)
     _LOG.info("serving on %s in front of %s", headway.url, ", ".join(settings.engine))
     await stop.wait()
     await headway.drain()
     await headway.stop()
+
+
+def _reload(headway: Headway, args: argparse.Namespace) -> None:
+    """SIGHUP: read the configuration again; what is wrong with it is said, and the old one stays."""
+    try:
+        headway.reload(load_settings(_given(args), os.environ, args.config))
+    except SettingsError as error:
+        _LOG.error("not reloaded: %s", error)

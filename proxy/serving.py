@@ -56,7 +56,7 @@ class Serving:
     ) -> None:
         self._settings = settings
         self._clock = clock
-        self._identities = identities
+        self.identities = identities
         self._estimator = estimator
         self._dispatcher = dispatcher
         self._health = health
@@ -92,7 +92,7 @@ class Serving:
     async def _serve(self, request: web.BaseRequest, exchange: Exchange) -> web.StreamResponse:
         if self.draining:
             raise Draining("This proxy is shutting down.")
-        exchange.identity = self._identities.identify(request.headers)
+        exchange.identity = self.identities.identify(request.headers)
         raw = await read_body(request, timeout_s=self._settings.body_timeout_s)
         exchange.body = body = parse_body(raw, exchange.api)
         exchange.estimate = self._estimate(exchange, exchange.identity, body)
@@ -177,7 +177,7 @@ class Serving:
     ) -> aiohttp.ClientResponse:
         added = {"X-Request-Id": exchange.request_id} | outgoing.headers
         headers = to_engine(request.headers, added, self._api_key)
-        if self._identities.uses_keys and self._api_key is None:
+        if self.identities.uses_keys and self._api_key is None:
             headers.popall("Authorization", None)
         assert exchange.replica is not None
         return await self._upstream.open(exchange.replica, "POST", request.path_qs, headers, outgoing.body)

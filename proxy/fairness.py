@@ -1,0 +1,33 @@
+"""How evenly tenants were served lately: Jain's index of their tokens over weight."""
+
+from collections.abc import Mapping
+from math import exp
+from typing import Final
+
+_MEMORY_S: Final = 60.0
+# Tenants beyond this many are not told apart; the least served are forgotten.
+_MOST: Final = 1_000
+
+
+class Fairness:
+    """Tokens served per tenant, fading over about a minute."""
+
+    def __init__(self, weights: Mapping[str, float]) -> None:
+        self._weights = weights
+        self._served: dict[str, tuple[float, int]] = {}
+
+    def served(self, tenant: str, tokens: float, now_us: int) -> None:
+        """A tenant's answer ended, of so many prompt and output tokens."""
+        before = self._now(tenant, now_us)
+        self._served[tenant] = (before + tokens / self._weights.get(tenant, 1.0), now_us)
+        if len(self._served) > _MOST:
+            del self._served[min(self._served, key=lambda name: self._now(name, now_us))]
+
+    def jain(self, now_us: int) -> float:
+        """1 where all tenants served lately got alike, 1/n where one of n got all."""
+        shares = [share for name in self._served if (share := self._now(name, now_us)) > 0.5]
+        return sum(shares) ** 2 / (len(shares) * sum(share**2 for share in shares)) if shares else 1.0
+
+    def _now(self, tenant: str, now_us: int) -> float:
+        tokens, at_us = self._served.get(tenant, (0.0, now_us))
+        return tokens * exp(-(now_us - at_us) / 1e6 / _MEMORY_S)
