@@ -19,6 +19,7 @@ from training.local_engines import (
     InstallError,
     UnsupportedMachineError,
     prepare_model,
+    prepare_sglang,
     prepare_vllm,
 )
 from training.local_engines import install as installing
@@ -149,6 +150,8 @@ case "$*" in
   "-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" && echo "command = $0 -m venv $3" > "$3/pyvenv.cfg"
      printf '#!%s/bin/python\\n' "$3" > "$3/bin/tool" ;;
   *" install "*) echo "Collecting one==1"; echo "$*" >> "$FAKE_CALLS"
+     site="${0%/bin/python}/lib/python3.11/site-packages/torchvision"
+     mkdir -p "$site" && printf 'from torchvision import (\\n    _meta_registrations,\\n    ops,\\n)\\n' > "$site/__init__.py"
      [ -z "$FAKE_FAILURE" ] || { echo "ERROR: No matching distribution found for $FAKE_FAILURE"; exit 1; } ;;
   "-c "*) rm -rf "$3"; mkdir "$3"; echo weights > "$4/model.safetensors" ;;
 esac
@@ -189,6 +192,21 @@ def test_the_model_is_converted_once_with_an_engines_libraries(fake_python: Path
     assert prepare_model(root=root) == model
     assert [path.name for path in model.iterdir()] == ["model.safetensors"]
     assert ["--target" in call for call in fake_python.read_text().splitlines()] == [False, True]
+
+
+def test_the_model_needs_no_second_engine(fake_python: Path, tmp_path: Path) -> None:
+    """Where SGLang alone is wanted its libraries convert the model, and vLLM is not installed."""
+    root = tmp_path / "cache"
+    prepare_model(root=root, converter=prepare_sglang(root=root))
+    assert not list(root.glob("vllm-*"))
+
+
+def test_sglangs_torchvision_loses_the_import_that_needs_cuda(fake_python: Path, tmp_path: Path) -> None:
+    """The registry's torchvision is built for CUDA; without this line it can be imported beside a CPU torch."""
+    packages = prepare_sglang(root=tmp_path / "cache").root / "lib" / "python3.11" / "site-packages"
+    assert (
+        packages / "torchvision" / "__init__.py"
+    ).read_text() == "from torchvision import (\n    ops,\n)\n"
 
 
 def test_a_failed_installation_says_what_and_why(

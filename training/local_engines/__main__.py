@@ -8,7 +8,6 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from training.local_engines.cache import Progress as Report
 from training.local_engines.engines import ENGINES
 from training.local_engines.errors import LocalEngineError
 from training.local_engines.install import Install, prepare_engine, prepare_model
@@ -54,8 +53,8 @@ def _prepare(engine: str) -> tuple[Install, Path]:
         def report(text: str, done: float) -> None:
             progress.update(bar, description=text, completed=done)
 
-        reporting: Report = report
-        return prepare_engine(ENGINES[engine], reporting), prepare_model(reporting)
+        install = prepare_engine(ENGINES[engine], report)
+        return install, prepare_model(report, converter=install)
 
 
 def _serve(options: argparse.Namespace, install: Install, model: Path) -> int:

