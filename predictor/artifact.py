@@ -20,9 +20,10 @@ import numpy as np
 
 from predictor.booster import Booster, BoosterError
 from predictor.calibration import Calibration
+from predictor.ensemble import Ensemble, Member
 from predictor.errors import ArtifactError, HashMismatchError, SchemaMismatchError
 from predictor.features.extractor import schema_of
-from predictor.features.schema import FloatArray, Schema
+from predictor.features.schema import Schema
 from predictor.text_head import TextHead
 
 FORMAT_VERSION: Final = 1
@@ -32,16 +33,6 @@ _CALIBRATION: Final = "calibration.json"
 _SELFTEST: Final = "selftest.json"
 _MAX_FILE_BYTES: Final = 256 << 20
 _SELFTEST_TOLERANCE: Final = 1e-5
-
-
-class Member(msgspec.Struct, frozen=True):
-    """One booster of the ensemble: its file, objective, and how its raw score enters the mean."""
-
-    file: str
-    objective: str
-    weight: float
-    center: float
-    scale: float
 
 
 class Metadata(msgspec.Struct, frozen=True):
@@ -70,15 +61,8 @@ class Artifact(msgspec.Struct, frozen=True):
     metadata: Metadata
     schema: Schema
     head: TextHead
-    boosters: list[tuple[Member, Booster]]
+    ensemble: Ensemble
     calibration: Calibration
-
-    def score(self, row: FloatArray) -> float:
-        """The ensemble's score: the weighted mean of its members' standardised raw scores."""
-        total = 0.0
-        for member, booster in self.boosters:
-            total += member.weight * (booster.score(row) - member.center) / member.scale
-        return total
 
 
 def read_metadata(directory: Path) -> Metadata:
@@ -107,17 +91,19 @@ def load_artifact(directory: Path) -> Artifact:
         head = TextHead.from_bytes(files[_HEAD])
         schema = schema_of(head)
         _check_schema(directory, metadata, schema)
-        boosters = [
-            (member, Booster.from_bytes(gzip.decompress(files[member.file]), len(schema.names)))
+        boosters = {
+            member.file: Booster.from_bytes(gzip.decompress(files[member.file]), len(schema.names))
             for member in metadata.members
-        ]
+            if member.file is not None
+        }
+        ensemble = Ensemble(metadata.members, boosters, schema)
         calibration = msgspec.json.decode(files[_CALIBRATION], type=Calibration)
         selftest = msgspec.json.decode(files[_SELFTEST], type=SelfTest)
     except KeyError as error:
-        raise ArtifactError(directory, f"metadata.json lists no {error}") from error
+        raise ArtifactError(directory, f"has no {error}") from error
     except (BoosterError, ValueError, OSError, EOFError, zlib.error) as error:
         raise ArtifactError(directory, f"cannot be read: {error}") from error
-    artifact = Artifact(metadata=metadata, schema=schema, head=head, boosters=boosters, calibration=calibration)
+    artifact = Artifact(metadata=metadata, schema=schema, head=head, ensemble=ensemble, calibration=calibration)
     _run_selftest(directory, artifact, selftest)
     return artifact
 
@@ -189,6 +175,6 @@ def _run_selftest(directory: Path, artifact: Artifact, selftest: SelfTest) -> No
     if len(selftest.row) != len(artifact.schema.names):
         raise ArtifactError(directory, f"its self-test row has {len(selftest.row)} values")
     row = np.array([np.nan if value is None else value for value in selftest.row], dtype=np.float32)
-    score = artifact.score(row)
+    score = artifact.ensemble.score(row)
     if not abs(score - selftest.score) <= _SELFTEST_TOLERANCE * max(1.0, abs(selftest.score)):
         raise ArtifactError(directory, f"its self-test row scores {score}, not {selftest.score}")

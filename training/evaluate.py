@@ -37,8 +37,8 @@ def run(args: argparse.Namespace) -> int:
 def evaluate(artifact: Artifact, data: Dataset) -> dict[str, Any]:
     """All figures of one artifact on the held-out rows of `data`."""
     rows = data.select(data.split == "heldout") if (data.split != "").any() else data
-    matrix = np.hstack([rows.fixed, apply_head(artifact.head, rows.grams)])
-    score = np.array([artifact.score(row) for row in matrix])
+    matrix = np.hstack([rows.fixed, apply_head(artifact.head, rows.grams, rows.fixed)])
+    score = np.array([artifact.ensemble.score(row) for row in matrix])
     rng = np.random.default_rng(0)
     return {
         "rows": len(rows),

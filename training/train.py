@@ -9,13 +9,19 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
+from scipy import stats
 
 from predictor.artifact import Metadata, SelfTest, load_artifact, pack_files, save_artifact
+from predictor.booster import Booster
+from predictor.ensemble import Ensemble
 from predictor.errors import PredictorError
 from predictor.features.extractor import schema_of
+from predictor.features.schema import FloatArray, Schema
 from training.dataset import Dataset, read_dataset
 from training.fit_head import fit_head
-from training.fit_ranker import OBJECTIVES, fit_calibration, fit_ranker
+from training.fit_calibration import fit_calibration
+from training.fit_ranker import FittedRanker, Voice, fit_ranker
 from training.folds import assign_folds
 from training.sources import DataError, read_source
 
@@ -45,13 +51,14 @@ def train(data: Dataset, out: Path, *, source: str, seed: int) -> dict[str, Any]
     """Fit on the training rows of `data` and write the artifact to `out`; returns the report."""
     started = time.monotonic()
     rows = training_rows(data)
-    target = np.log1p(rows.label)
+    target = rank_target(rows.label)
     rng = np.random.default_rng(seed)
     fold = assign_folds(rows.prompt, FOLDS, rng)
-    fitted = fit_head(rows.grams, target, fold, seed)
+    fitted = fit_head(rows.grams, rows.fixed, target, fold, seed)
     schema = schema_of(fitted.head)
     matrix = np.hstack([rows.fixed, fitted.outputs])
-    ranker = fit_ranker(matrix, target, fold, OBJECTIVES, seed)
+    voices = [Voice("cross_entropy", 0.6), Voice("kernel", 0.4, fitted.head.names[-1])]
+    ranker = fit_ranker(matrix, schema.names, target, fold, voices, seed)
     calibration = fit_calibration(ranker.scores, rows.label, rows.censored)
     report = {
         "rows": len(rows),
@@ -69,11 +76,19 @@ def train(data: Dataset, out: Path, *, source: str, seed: int) -> dict[str, Any]
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         training={**report, "source": source, "seed": seed},
     )
-    row = matrix[0]
-    unproved = pack_files(fitted.head, ranker.models, calibration, SelfTest(_row(row), _expected(ranker, row)))
+    expected = expected_score(ranker, schema, matrix[0])
+    unproved = pack_files(fitted.head, ranker.models, calibration, SelfTest(_row(matrix[0]), expected))
     save_artifact(out, unproved, metadata)
     load_artifact(out)
     return report
+
+
+def rank_target(label: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Each label's place among all, in (0, 1], ties sharing their mean.
+
+    An order needs nothing else, and the long tail of lengths cannot dominate the fit.
+    """
+    return np.asarray(stats.rankdata(label) / len(label), dtype=np.float64)
 
 
 def training_rows(data: Dataset) -> Dataset:
@@ -91,14 +106,10 @@ def _row(row: np.ndarray[Any, np.dtype[np.float32]]) -> list[float | None]:
     return [None if np.isnan(value) else float(value) for value in row]
 
 
-def _expected(ranker: Any, row: Any) -> float:
-    import lightgbm
-
-    total = 0.0
-    for member in ranker.members:
-        score = float(lightgbm.Booster(model_str=ranker.models[member.file]).predict(row[None], raw_score=True)[0])
-        total += member.weight * (score - member.center) / member.scale
-    return total
+def expected_score(ranker: FittedRanker, schema: Schema, row: FloatArray) -> float:
+    """What the artifact must answer on its self-test row."""
+    boosters = {file: Booster(text, len(schema.names)) for file, text in ranker.models.items()}
+    return Ensemble(ranker.members, boosters, schema).score(row)
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ class FeatureExtractor:
         """Features of one request; `view` comes from `read_view(body)`, `history` from `History.features`."""
         raw = raw_features(body, view, self.head.bits, api)
         raw.fixed[_HISTORY_AT:_SELF_AT] = history
-        outputs = self.head.transform(raw.bins, raw.counts)
+        outputs = self.head.transform(raw.bins, raw.counts, raw.fixed)
         return Features(schema=self.schema, values=np.concatenate((raw.fixed, outputs)))
 
 

@@ -1,0 +1,55 @@
+"""Several rankers that vote: their raw scores, standardised, averaged."""
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from predictor.booster import Booster
+from predictor.features.schema import FloatArray, Schema, column_of
+
+
+class Member(msgspec.Struct, frozen=True):
+    """One voice: a booster, named by its file, or a feature that is a prediction by itself, by its name.
+
+    Its raw score s enters the mean as weight * (s - center) / scale.
+    """
+
+    objective: str
+    weight: float
+    center: float
+    scale: float
+    file: str | None = None
+    feature: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.file is None) == (self.feature is None):
+            raise ValueError("a member of the ensemble needs either a file or a feature")
+        if not (self.weight > 0 and self.scale > 0):
+            raise ValueError("a member of the ensemble needs a positive weight and scale")
+
+
+class Ensemble:
+    """Scores rows of one schema, from one thread."""
+
+    def __init__(self, members: Sequence[Member], boosters: Mapping[str, Booster], schema: Schema) -> None:
+        """Raises KeyError where a member's file or feature is missing."""
+        if not members:
+            raise ValueError("an ensemble needs at least one member")
+        self.members = tuple(members)
+        self._boosters = [(member, boosters[member.file]) for member in members if member.file is not None]
+        self._columns = [
+            (member, column_of(schema, member.feature)) for member in members if member.feature is not None
+        ]
+
+    def score(self, row: FloatArray) -> float:
+        """The weighted mean over the members that have something to say of this row; 0 where none has."""
+        total = weights = 0.0
+        for member, booster in self._boosters:
+            total += member.weight * (booster.score(row) - member.center) / member.scale
+            weights += member.weight
+        for member, column in self._columns:
+            value = float(row[column])
+            if value == value:  # a NaN feature is a silent member
+                total += member.weight * (value - member.center) / member.scale
+                weights += member.weight
+        return total / weights if weights else 0.0
