@@ -151,7 +151,8 @@ case "$*" in
      printf '#!%s/bin/python\\n' "$3" > "$3/bin/tool" ;;
   *" install "*) echo "Collecting one==1"; echo "$*" >> "$FAKE_CALLS"
      site="${0%/bin/python}/lib/python3.11/site-packages/torchvision"
-     mkdir -p "$site" && printf 'from torchvision import (\\n    _meta_registrations,\\n    ops,\\n)\\n' > "$site/__init__.py"
+     mkdir -p "$site"
+     printf 'from torchvision import (\\n    _meta_registrations,\\n    ops,\\n)\\n' > "$site/__init__.py"
      [ -z "$FAKE_FAILURE" ] || { echo "ERROR: No matching distribution found for $FAKE_FAILURE"; exit 1; } ;;
   "-c "*) rm -rf "$3"; mkdir "$3"; echo weights > "$4/model.safetensors" ;;
 esac
