@@ -1,6 +1,7 @@
 """Adding our fields to a client's JSON body without re-serialising it, and finding doubled fields."""
 
 import json
+import re
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -8,6 +9,8 @@ from proxy.errors import DuplicateField
 
 _WHITESPACE: Final = b" \t\r\n"
 _OPENING_BRACE: Final = ord("{")
+# An ASCII letter or underscore written as an escape; clients escape other scripts and controls, never these.
+_ESCAPED_LETTER: Final = re.compile(rb"\\u00[4-7]")
 
 
 def splice(raw: bytes, fields: Iterable[bytes]) -> bytes:
@@ -32,8 +35,8 @@ def refuse_duplicates(raw: bytes, names: tuple[str, ...]) -> None:
     Counting the quoted name is enough for nearly every body; the exact look happens only where a name occurs
     twice somewhere, or an escape could hide one.
     """
-    suspicious = b"\\u" in raw or any(raw.count(f'"{name}"'.encode()) > 1 for name in names)
-    if suspicious:
+    repeated = any(raw.count(f'"{name}"'.encode()) > 1 for name in names)
+    if repeated or _ESCAPED_LETTER.search(raw):
         _refuse_duplicates_exactly(raw, names)
 
 
@@ -44,7 +47,8 @@ def _refuse_duplicates_exactly(raw: bytes, names: tuple[str, ...]) -> None:
         # The decoder closes the outermost object last, so the last pairs seen are the top level's.
         outermost[:] = pairs
 
-    json.loads(raw, object_pairs_hook=keep_last_object)
+    # Numbers stay text: Python refuses to convert very long ones.
+    json.loads(raw, object_pairs_hook=keep_last_object, parse_int=str)
     keys = [key for key, _ in outermost]
     for name in names:
         if keys.count(name) > 1:

@@ -1,9 +1,11 @@
 """Fixtures that every test can use, and the event loop that serves in production."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import aiohttp
+import harness
 import pytest
 import uvloop
 from harness import engine_of, proxy_before, session
@@ -17,9 +19,11 @@ settings.register_profile("headway", deadline=None)
 settings.load_profile("headway")
 
 
-def pytest_asyncio_loop_factories() -> dict[str, Callable[[], uvloop.Loop]]:
-    """Tests run on the loop that `headway serve` runs on."""
-    return {"uvloop": uvloop.new_event_loop}
+def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Tests that use the harness run on the loop that `headway serve` runs on, all others on asyncio's own."""
+    module = vars(getattr(item, "module", object))
+    proxied = any(getattr(thing, "__module__", "") == harness.__name__ for thing in module.values())
+    return {"uvloop": uvloop.new_event_loop} if proxied else {"asyncio": asyncio.new_event_loop}
 
 
 @pytest.fixture
