@@ -241,16 +241,26 @@ async def long_answer(url: str) -> str:
     return "complete" if text.endswith("data: [DONE]\n\n") and '"error"' not in text else "cut"
 
 
-async def answers_while_stopping(pod: Pod, count: int) -> tuple[list[str], str, str]:
-    """Stop the pod under `count` answers; how they ended, and how one asked just after and one much later did."""
-    url = f"http://127.0.0.1:{pod.container('headway').port('headway')}"
-    asked = [asyncio.create_task(long_answer(url)) for _ in range(count)]
+async def streams(pod: Pod, count: int) -> list[asyncio.Task[str]]:
+    """So many answers, all under way."""
+    asked = [asyncio.create_task(long_answer(url_of(pod))) for _ in range(count)]
     await asyncio.sleep(0.7)
     assert not any(task.done() for task in asked)
+    return asked
+
+
+def url_of(pod: Pod) -> str:
+    """Where the pod's proxy listens."""
+    return f"http://127.0.0.1:{pod.container('headway').port('headway')}"
+
+
+async def answers_while_stopping(pod: Pod, count: int) -> tuple[list[str], str, str]:
+    """Stop the pod under `count` answers; how they ended, and how one asked just after and one much later did."""
+    asked = await streams(pod, count)
     stopping = asyncio.create_task(pod.stop())
     await asyncio.sleep(0.2)
-    within_delay = await long_answer(url)
-    late = await long_answer(url)
+    within_delay = await long_answer(url_of(pod))
+    late = await long_answer(url_of(pod))
     await stopping
     return [await task for task in asked], within_delay, late
 
@@ -271,13 +281,14 @@ async def test_stopping_a_stack_loses_no_answer(tmp_path: Path) -> None:
 
 async def test_without_the_hook_answers_would_be_lost(tmp_path: Path) -> None:
     """The same without the engine's preStop hook: so it is the hook that keeps the answers."""
-    manifests = render(IMAGE, "engine.model=emulated", *Ports().sets(), *QUICK, "config.drain_s=0")
+    manifests = render(IMAGE, "engine.model=emulated", *Ports().sets(), *QUICK)
     del only(manifests, "Deployment")["spec"]["template"]["spec"]["containers"][0]["lifecycle"]
     node = Node(manifests, tmp_path)
     async with node.running("Deployment", "demo-headway") as pod:
         await pod.container("headway").wait_for("readinessProbe", 20)
-        asked, _, _ = await answers_while_stopping(pod, 4)
-        assert "complete" not in asked
+        asked = await streams(pod, 4)
+        await pod.stop()
+        assert [await task for task in asked] == ["cut"] * 4
 
 
 async def test_stopping_a_gateway_loses_no_answer(tmp_path: Path) -> None:
