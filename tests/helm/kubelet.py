@@ -13,7 +13,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -126,7 +126,8 @@ class Container:
             value = _REFERENCE.sub(lambda match: env.get(match[1], match[0]), value)
             env[variable["name"]] = self._pod.localise(value, self._spec)
         # What the images bring: a PATH with Python, headway and the engine's command.
-        path = os.pathsep.join([str(_SHIMS), str(Path(sys.executable).parent), "/usr/bin", "/bin"])
+        folders = [_SHIMS, Path(sys.executable).parent, *self._pod.node.tools, "/usr/bin", "/bin"]
+        path = os.pathsep.join(map(str, folders))
         return {"PATH": path, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"} | env
 
     def wrote_outside_its_volumes(self) -> list[Path]:
@@ -214,9 +215,11 @@ class Pod:
 class Node:
     """A release's manifests, and the pods that run of them."""
 
-    def __init__(self, manifests: list[Manifest], folder: Path) -> None:
+    def __init__(self, manifests: list[Manifest], folder: Path, tools: Sequence[Path] = ()) -> None:
+        """`tools`: folders with commands that images would bring."""
         self._manifests = manifests
         self.folder = folder
+        self.tools = tools
         self.pods: list[Pod] = []
 
     def find(self, kind: str, name: str) -> Manifest:
@@ -260,7 +263,10 @@ class Node:
             pod = Pod(self, name, manifest["spec"], manifest["metadata"].get("labels", {}))
         else:
             template = manifest["spec"]["template"]
-            pod = Pod(self, f"{name}-{len(self.pods)}", template["spec"], template["metadata"]["labels"])
+            claims = manifest["spec"].get("volumeClaimTemplates", ())
+            volumes = [*template["spec"].get("volumes", ()), *map(_claim, claims)]
+            spec = template["spec"] | {"volumes": volumes}
+            pod = Pod(self, f"{name}-{len(self.pods)}", spec, template["metadata"]["labels"])
         self.pods.append(pod)
         return pod
 
@@ -273,3 +279,9 @@ class Node:
             yield pod
         finally:
             await pod.stop()
+
+
+def _claim(template: Manifest) -> Manifest:
+    """The volume that a StatefulSet makes of its claim's template."""
+    name = template["metadata"]["name"]
+    return {"name": name, "persistentVolumeClaim": {"claimName": name}}

