@@ -16,6 +16,7 @@ import uvloop
 from bench.http_reading import content_length
 
 PACES: Final = (50, 500)
+_CHUNKS: Final = 16
 _USAGE: Final = {"prompt_tokens": 27, "total_tokens": 43, "completion_tokens": 16}
 _IDENTITY: Final = {"id": "chatcmpl-canned", "created": 1760000000}
 _TEXT: Final = "The answer is canned, so that all the time spent is somebody else's."
@@ -28,8 +29,14 @@ class _StreamOptions(msgspec.Struct):
 class _Body(msgspec.Struct):
     model: str = ""
     stream: bool = False
-    max_tokens: int = 16
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
     stream_options: _StreamOptions | None = None
+
+    @property
+    def chunks(self) -> int:
+        """How many the stream has; some proxies rename the one limit to the other."""
+        return self.max_tokens or self.max_completion_tokens or _CHUNKS
 
 
 _BODY: Final = msgspec.json.Decoder(_Body)
@@ -108,14 +115,16 @@ class Ticker:
     def __init__(self, pace: int) -> None:
         self._interval_s = 1.0 / pace
         self._streams: set[Connection] = set()
+        self._running = False
         self._next_s = 0.0
 
     def add(self, stream: "Connection") -> None:
         """Let a stream take part from the next tick on."""
-        if not self._streams:
+        self._streams.add(stream)
+        if not self._running:
+            self._running = True
             self._next_s = asyncio.get_running_loop().time()
             self._schedule()
-        self._streams.add(stream)
 
     def discard(self, stream: "Connection") -> None:
         """Leave a stream out from now on."""
@@ -127,7 +136,8 @@ class Ticker:
 
     def _tick(self) -> None:
         self._streams = {stream for stream in self._streams if stream.advance()}
-        if self._streams:
+        self._running = bool(self._streams)
+        if self._running:
             self._schedule()
 
 
@@ -177,7 +187,7 @@ class Connection(asyncio.Protocol):
     def _begin_stream(self, wanted: _Body) -> bytes:
         self._ticker = self._tickers[wanted.model]
         self._script = script(wanted.model)
-        self._chunks_left = wanted.max_tokens - 1
+        self._chunks_left = wanted.chunks - 1
         with_usage = wanted.stream_options is not None and wanted.stream_options.include_usage
         self._end = self._script.end_with_usage if with_usage else self._script.end
         self._ticker.add(self)

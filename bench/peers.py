@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from bench.canned_engine import PACES
 from bench.processes import ServerError
 
 PEERS: Final = ("nginx", "litellm", "vllm-router", "sglang-router")
@@ -44,7 +45,7 @@ def _nginx(engine: str, port: int, scratch: Path) -> PeerCommand:
 daemon off; worker_processes 1; pid {scratch}/nginx.pid; error_log stderr;
 events {{ worker_connections 4096; }}
 http {{
-  access_log off; client_max_body_size 64m;
+  access_log off; client_max_body_size 64m; client_body_buffer_size 64m;
   client_body_temp_path {scratch}/body; proxy_temp_path {scratch}/proxy;
   fastcgi_temp_path {scratch}/fastcgi; uwsgi_temp_path {scratch}/uwsgi; scgi_temp_path {scratch}/scgi;
   upstream engine {{ server {engine.removeprefix("http://")}; keepalive 512; }}
@@ -63,11 +64,22 @@ http {{
 def _litellm(engine: str, port: int, scratch: Path) -> PeerCommand:
     python = _environment("litellm", "litellm[proxy]")
     config = scratch / "litellm.json"
-    model = {"model": "hosted_vllm/canned-50", "api_base": f"{engine}/v1", "api_key": "none"}
     # LiteLLM reads YAML, and JSON is YAML.
-    config.write_text(json.dumps({"model_list": [{"model_name": "canned-50", "litellm_params": model}]}))
+    config.write_text(
+        json.dumps({"model_list": [_litellm_model(f"canned-{pace}", engine) for pace in PACES]})
+    )
     command = [str(python.with_name("litellm")), "--config", str(config), "--num_workers", "1"]
-    return PeerCommand([*command, *_listen(port)], {"LITELLM_LOCAL_MODEL_COST_MAP": "True"})
+    env = {
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        # As open as the others, and only to this machine.
+        "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",
+    }
+    return PeerCommand([*command, *_listen(port)], env)
+
+
+def _litellm_model(name: str, engine: str) -> dict[str, object]:
+    served = {"model": f"hosted_vllm/{name}", "api_base": f"{engine}/v1", "api_key": "none"}
+    return {"model_name": name, "litellm_params": served}
 
 
 def _vllm_router(engine: str, port: int, _: Path) -> PeerCommand:

@@ -2,6 +2,7 @@
 
 import asyncio
 from itertools import pairwise
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -106,8 +107,7 @@ async def test_a_refusal_is_no_measurement() -> None:
 
     class Refusing(asyncio.Protocol):
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
-            assert isinstance(transport, asyncio.Transport)
-            self.transport = transport
+            self.transport = cast(asyncio.Transport, transport)
 
         def data_received(self, data: bytes) -> None:
             self.transport.write(answer({"detail": "too many"}, "429 Too Many Requests"))
