@@ -181,13 +181,13 @@ class Headway:
             return error_response(UnknownRoute(f"There is no route {request.path} here."))
         if request.method != route.method:
             message = f"{request.path} takes {route.method}, not {request.method}."
-            return error_response(MethodNotAllowed(message))
+            return error_response(MethodNotAllowed(message), {"Allow": route.method})
         if route.handling is Handling.OWN:
             return self._own(route.path)
         with self._active:
             if route.api is not None:
                 return await self._serving.serve(request, route.api)
-            return await self._passing.serve(request)
+            return await self._passing.serve(request, route.path)
 
     def _own(self, path: str) -> web.Response:
         if path == "/metrics":

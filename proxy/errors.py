@@ -86,6 +86,14 @@ class BodyTooLarge(InvalidRequest):
     advice = "Send a shorter body, or raise max_body_bytes."
 
 
+class UnsupportedEncoding(InvalidRequest):
+    """The body is compressed."""
+
+    status = 415
+    code = "unsupported_encoding"
+    advice = "Send the body without Content-Encoding."
+
+
 class BodyTimeout(InvalidRequest):
     """The client did not finish sending its body within `body_timeout_s`."""
 

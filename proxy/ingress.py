@@ -5,9 +5,10 @@ from typing import Final
 
 import msgspec
 from aiohttp import web
+from aiohttp.http import HttpVersion11
 
 from predictor.request import Api, RequestBody, decode_body
-from proxy.errors import BodyTimeout, BodyTooLarge, InvalidJson, InvalidRequest
+from proxy.errors import BadHttp, BodyTimeout, BodyTooLarge, InvalidJson, InvalidRequest, UnsupportedEncoding
 from proxy.splice import refuse_duplicates
 
 # Fields by which the engine's or our own behaviour is steered; parsers disagree on duplicates.
@@ -21,6 +22,17 @@ STEERED_FIELDS: Final = (
     "max_completion_tokens",
     "n",
 )
+# JSON knows numbers of any length, the engines do not.
+_INT64: Final = range(-(2**63), 2**63)
+_COUNTS: Final = (
+    "priority",
+    "max_tokens",
+    "max_completion_tokens",
+    "max_output_tokens",
+    "min_tokens",
+    "n",
+    "best_of",
+)
 _PROMPT_FIELD: Final = {
     Api.CHAT: "messages",
     Api.COMPLETIONS: "prompt",
@@ -29,19 +41,42 @@ _PROMPT_FIELD: Final = {
 }
 
 
+def target(request: web.BaseRequest, path: str) -> str:
+    """What to ask the engine for: the route's own path, not the client's spelling of it, and its query."""
+    query = request.rel_url.raw_query_string
+    return f"{path}?{query}" if query else path
+
+
 async def read_body(request: web.BaseRequest, *, timeout_s: float) -> bytes:
-    """The whole body; raises BodyTooLarge, BodyTimeout or InvalidRequest."""
+    """The whole body; raises BodyTooLarge, BodyTimeout, UnsupportedEncoding or BadHttp."""
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise InvalidRequest("Send the body uncompressed: Content-Encoding is not supported by the engines.")
+        raise UnsupportedEncoding("Send the body uncompressed: the engines take no Content-Encoding.")
+    if (request.content_length or 0) > request.client_max_size:
+        raise BodyTooLarge(f"The body has {request.content_length} bytes, {_limit(request)}.")
     try:
         if request.content.is_eof():
             return await request.read()
+        await _continue(request)
         async with asyncio.timeout(timeout_s):
             return await request.read()
     except web.HTTPRequestEntityTooLarge as error:
-        raise BodyTooLarge(f"The request body is too large: {error.text}") from error
+        raise BodyTooLarge(f"The body is too long, {_limit(request)}.") from error
+    except web.RequestPayloadError as error:
+        raise BadHttp("The body is framed wrongly: check Content-Length or the chunks.") from error
     except TimeoutError as error:
-        raise BodyTimeout(f"The body was not complete after {timeout_s:g} s.") from error
+        raise BodyTimeout(f"The body was not complete after {timeout_s:g} s (body_timeout_s).") from error
+
+
+def _limit(request: web.BaseRequest) -> str:
+    return f"{request.client_max_size} are allowed (max_body_bytes)"
+
+
+async def _continue(request: web.BaseRequest) -> None:
+    """Tell a client that asked first to go on; aiohttp does so only for its own router."""
+    if request.headers.get("Expect", "").lower() == "100-continue" and request.version >= HttpVersion11:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        # An interim answer is no part of the answer.
+        request.writer.output_size = 0
 
 
 def parse_body(raw: bytes, api: Api) -> RequestBody:
@@ -49,6 +84,9 @@ def parse_body(raw: bytes, api: Api) -> RequestBody:
     try:
         body = decode_body(raw)
         refuse_duplicates(raw, STEERED_FIELDS)
+        if not raw.isascii():
+            # The decoder does not look into what it skips.
+            raw.decode()
     except msgspec.ValidationError as error:
         raise InvalidRequest(f"The request body is invalid: {error}", param=_path_in(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -56,6 +94,7 @@ def parse_body(raw: bytes, api: Api) -> RequestBody:
     except RecursionError as error:
         raise InvalidJson("The request body is nested too deeply.") from error
     _check_prompt(body, api)
+    _check_counts(body)
     return body
 
 
@@ -66,6 +105,13 @@ def _check_prompt(body: RequestBody, api: Api) -> None:
     value = getattr(body, field)
     if value is None or (field == "messages" and not value):
         raise InvalidRequest(f"The field '{field}' is missing or empty.", param=field)
+
+
+def _check_counts(body: RequestBody) -> None:
+    for field in _COUNTS:
+        value = getattr(body, field)
+        if value is not None and not _INT64.start <= value < _INT64.stop:
+            raise InvalidRequest(f"The field '{field}' is out of range.", param=field)
 
 
 def _path_in(error: msgspec.ValidationError) -> str | None:

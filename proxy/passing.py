@@ -7,7 +7,7 @@ from aiohttp import web
 
 from proxy.errors import HeadwayError
 from proxy.headers import to_client, to_engine
-from proxy.ingress import read_body
+from proxy.ingress import read_body, target
 from proxy.replies import error_response
 from proxy.scheduling.scheduler import Scheduler
 from proxy.settings import Settings
@@ -25,20 +25,20 @@ class Passing:
         self._upstream = upstream
         self._api_key = api_key
 
-    async def serve(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Relay one request."""
+    async def serve(self, request: web.BaseRequest, path: str) -> web.StreamResponse:
+        """Relay one request to the engine's route `path`."""
         try:
-            return await self._serve(request)
+            return await self._serve(request, path)
         except HeadwayError as error:
             return error_response(error)
 
-    async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def _serve(self, request: web.BaseRequest, path: str) -> web.StreamResponse:
         body = None
         if request.method != "GET":
             body = await read_body(request, timeout_s=self._settings.body_timeout_s)
         base = self._pick()
         headers = to_engine(request.headers, {}, self._api_key)
-        engine = await self._upstream.open(base, request.method, request.path_qs, headers, body)
+        engine = await self._upstream.open(base, request.method, target(request, path), headers, body)
         try:
             return await self._relay(request, engine, base)
         finally:

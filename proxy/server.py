@@ -23,14 +23,19 @@ class _Protocol(web.RequestHandler):
 
     def handle_error(
         self,
-        request: web.BaseRequest,  # noqa: ARG002 - the base class's signature
+        request: web.BaseRequest,
         status: int = 500,
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
+        if isinstance(exc, ConnectionError):
+            # The client has gone, or its answer was cut on purpose: the connection ends without a word.
+            raise exc
         error = _protocol_error(status, exc, message)
         if isinstance(error, InternalError):
             self.log_exception("failed outside of any request", exc_info=exc)
+        if request.writer.output_size > 0:
+            raise ConnectionResetError("a second answer would corrupt the one that has begun")
         response = error_response(error)
         response.force_close()
         return response
@@ -39,7 +44,7 @@ class _Protocol(web.RequestHandler):
 def _protocol_error(status: int, exc: BaseException | None, message: str | None) -> HeadwayError:
     if status >= 500:
         return InternalError(f"Headway failed: {type(exc).__name__}; see its log.")
-    reason = (message or str(exc)).splitlines()[0]
+    reason = next(iter((message or str(exc)).splitlines()), "it is empty")
     if isinstance(exc, LineTooLong) or "too many headers" in reason.lower():
         return HeadersTooLarge(f"The request's headers are too large: {reason}")
     return BadHttp(f"This is not an HTTP request that can be read: {reason}")

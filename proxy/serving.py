@@ -22,7 +22,7 @@ from proxy.exchange import Exchange
 from proxy.headers import to_engine
 from proxy.health import HealthWatch
 from proxy.identity import Identities, Identity
-from proxy.ingress import parse_body, read_body
+from proxy.ingress import parse_body, read_body, target
 from proxy.ranking import Estimate, Estimator
 from proxy.relay import Relay
 from proxy.replies import error_response
@@ -84,6 +84,8 @@ class Serving:
             _LOG.exception("request %s failed inside Headway", exchange.request_id)
             exchange.end(Outcome.INTERNAL_ERROR)
             exchange.status = InternalError.status
+            if request.writer.output_size > 0:
+                raise ConnectionResetError("a second answer would corrupt the one that has begun") from error
             failure = InternalError(f"Headway failed: {type(error).__name__}; see its log.")
             return error_response(failure, self._response_headers(exchange))
         finally:
@@ -180,7 +182,8 @@ class Serving:
         if self.identities.uses_keys and self._api_key is None:
             headers.popall("Authorization", None)
         assert exchange.replica is not None
-        return await self._upstream.open(exchange.replica, "POST", request.path_qs, headers, outgoing.body)
+        path = target(request, exchange.api.value)
+        return await self._upstream.open(exchange.replica, "POST", path, headers, outgoing.body)
 
     def _policy_name(self, exchange: Exchange) -> str:
         name = exchange.identity.service.name if exchange.identity else self._settings.default_class

@@ -1,5 +1,7 @@
 """An engine that breaks, lies or falls silent: the client gets one clear end, and nobody takes half for whole."""
 
+import logging
+
 import pytest
 from harness import CHAT, ask_raw, chat, error_of, idle, outcomes, post, proxy_before
 from scripted_engine import JSON, Call, ScriptedEngine, chunk, head, reply, stream, stream_head
@@ -77,7 +79,9 @@ async def test_an_error_event_later_in_the_stream_is_passed_on_and_counted() -> 
 
 @pytest.mark.parametrize("half", [b"", TOKEN[:20], b"data: " + b"z" * (2 * MOST_HELD_BYTES)])
 @pytest.mark.parametrize("resets", [False, True])
-async def test_a_stream_that_breaks_ends_in_an_error_event(half: bytes, resets: bool) -> None:
+async def test_a_stream_that_breaks_ends_in_an_error_event(
+    caplog: pytest.LogCaptureFixture, half: bytes, resets: bool
+) -> None:
     """Engine lost in mid-stream: an error event on a line of its own, and no last chunk to make it look whole."""
 
     async def breaks(call: Call) -> None:
@@ -94,6 +98,7 @@ async def test_a_stream_that_breaks_ends_in_an_error_event(half: bytes, resets: 
         assert TOKEN.strip() == events[0]
         assert error_of(last.removeprefix(b"data: "), "engine_lost")
         assert await outcomes(headway) == {"engine_lost": 1}
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
 async def test_an_engine_that_falls_silent_in_mid_stream_is_given_up() -> None:
