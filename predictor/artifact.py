@@ -24,6 +24,7 @@ from predictor.ensemble import Ensemble, Member
 from predictor.errors import ArtifactError, HashMismatchError, SchemaMismatchError
 from predictor.features.extractor import schema_of
 from predictor.features.schema import Schema
+from predictor.head_file import head_from_bytes, head_to_bytes
 from predictor.text_head import TextHead
 
 FORMAT_VERSION: Final = 1
@@ -88,7 +89,7 @@ def load_artifact(directory: Path) -> Artifact:
     metadata = read_metadata(directory)
     files = {name: _verified(directory, name, digest) for name, digest in metadata.sha256.items()}
     try:
-        head = TextHead.from_bytes(files[_HEAD])
+        head = head_from_bytes(files[_HEAD])
         schema = schema_of(head)
         _check_schema(directory, metadata, schema)
         boosters = {
@@ -133,7 +134,7 @@ def pack_files(
 ) -> dict[str, bytes]:
     """The files of an artifact, by name; `models` maps a member's file to LightGBM's text."""
     files = {name: gzip.compress(text.encode(), 9, mtime=0) for name, text in models.items()}
-    files[_HEAD] = head.to_bytes()
+    files[_HEAD] = head_to_bytes(head)
     files[_CALIBRATION] = msgspec.json.encode(calibration)
     files[_SELFTEST] = msgspec.json.encode(selftest)
     return files

@@ -11,7 +11,7 @@ import numpy as np
 from predictor.artifact import Artifact, load_artifact
 from predictor.errors import PredictorError
 from training.dataset import Dataset, read_dataset
-from training.fit_head import apply_head
+from training.head_inputs import apply_head
 from training.ranking_metrics import bootstrap_interval, kendall_tau_b, pairwise_accuracy
 from training.sources import DataError, read_source
 

@@ -1,0 +1,109 @@
+"""A text head as a file: one compressed .npz, read without pickle and with every shape checked."""
+
+import io
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from predictor.features.extractor import FIXED_NAMES
+from predictor.features.schema import FloatArray
+from predictor.kernel import Kernel
+from predictor.text_head import MAX_OUTPUTS, TextHead
+
+_MAX_KERNELS: Final = 4
+Arrays = dict[str, npt.NDArray[np.generic]]
+
+
+def head_to_bytes(head: TextHead) -> bytes:
+    """The head in half precision, holding only the bins that training saw."""
+    used = np.flatnonzero(np.any(head.weights != 0, axis=1))
+    arrays: Arrays = {
+        "sizes": np.array([head.bits, len(head.kernels)]),
+        "names": np.array(head.names, dtype=np.str_),
+        "idf": head.idf.astype(np.float16),
+        "bins": used.astype(np.uint32),
+        "weights": head.weights[used].astype(np.float16),
+        "bias": head.bias,
+    }
+    for number, kernel in enumerate(head.kernels):
+        arrays |= _kernel_arrays(f"kernel{number}_", kernel)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
+
+
+def head_from_bytes(data: bytes) -> TextHead:
+    """Read what `head_to_bytes` wrote. Raises ValueError, KeyError, OSError or zipfile.BadZipFile otherwise."""
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        bits, kernels = (int(value) for value in arrays["sizes"])
+        names = tuple(str(name) for name in arrays["names"])
+        _check_sizes(bits, names, kernels)
+        weights = np.zeros((1 << bits, len(names)), dtype=np.float32)
+        weights[_indices(arrays["bins"], 1 << bits)] = arrays["weights"]
+        return TextHead(
+            bits=bits,
+            names=names,
+            idf=_floats(arrays["idf"], (1 << bits,)),
+            weights=weights,
+            bias=_floats(arrays["bias"], (len(names),)),
+            kernels=tuple(_read_kernel(arrays, f"kernel{number}_", len(names)) for number in range(kernels)),
+        )
+
+
+def _kernel_arrays(prefix: str, kernel: Kernel) -> Arrays:
+    arrays: Arrays = {
+        "inputs": np.array([FIXED_NAMES[column] for column in kernel.columns], dtype=np.str_),
+        "center": kernel.center,
+        "scale": kernel.scale,
+        "landmarks": kernel.landmarks,
+        "gamma": np.array(kernel.gamma),
+        "weights": kernel.weights,
+        "outputs": kernel.outputs.astype(np.uint32),
+    }
+    return {prefix + name: array for name, array in arrays.items()}
+
+
+def _read_kernel(arrays: "np.lib.npyio.NpzFile", prefix: str, width: int) -> Kernel:
+    inputs = [str(name) for name in arrays[prefix + "inputs"]]
+    unknown = set(inputs) - set(FIXED_NAMES)
+    if unknown:
+        raise ValueError(f"a kernel reads unknown features: {', '.join(sorted(unknown))}")
+    outputs = _indices(arrays[prefix + "outputs"], width)
+    given = arrays[prefix + "landmarks"]
+    landmarks = _floats(given, (len(given), len(inputs)))
+    return Kernel(
+        columns=np.array([FIXED_NAMES.index(name) for name in inputs], dtype=np.intp),
+        center=_floats(arrays[prefix + "center"], (len(inputs),)),
+        scale=_floats(arrays[prefix + "scale"], (len(inputs),)),
+        landmarks=landmarks,
+        norms=np.einsum("ij,ij->i", landmarks, landmarks),
+        gamma=float(arrays[prefix + "gamma"]),
+        weights=_floats(arrays[prefix + "weights"], (len(landmarks), len(outputs))),
+        outputs=outputs,
+    )
+
+
+def _floats(array: npt.NDArray[np.generic], shape: tuple[int, ...]) -> FloatArray:
+    if array.shape != shape:
+        raise ValueError(f"an array of the text head has shape {array.shape}, not {shape}")
+    floats = array.astype(np.float32)
+    if not np.isfinite(floats).all():
+        raise ValueError("the text head holds numbers that are not finite")
+    return floats
+
+
+def _indices(array: npt.NDArray[np.generic], limit: int) -> npt.NDArray[np.intp]:
+    places = array.astype(np.intp)
+    if places.ndim != 1 or (len(places) and not (0 <= places.min() and places.max() < limit)):
+        raise ValueError(f"the text head holds a place outside its {limit} columns or bins")
+    return places
+
+
+def _check_sizes(bits: int, names: tuple[str, ...], kernels: int) -> None:
+    if not 8 <= bits <= 20:
+        raise ValueError(f"the text head has 2^{bits} bins; between 2^8 and 2^20 are allowed")
+    if not len(set(names)) == len(names) <= MAX_OUTPUTS:
+        raise ValueError(f"the text head has {len(names)} outputs; at most {MAX_OUTPUTS} of different names are allowed")
+    if not 0 <= kernels <= _MAX_KERNELS:
+        raise ValueError(f"the text head has {kernels} kernels; at most {_MAX_KERNELS} are allowed")
