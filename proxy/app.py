@@ -35,11 +35,10 @@ from proxy.settings import Settings
 from proxy.status import EngineStatus, Status, WaitingStatus
 from proxy.traffic_log import TrafficLog
 from proxy.upstream import Upstream
+from proxy.windows import Windows
 
 _LOG: Final = logging.getLogger("headway")
 _SHOWN_WAITING: Final = 20
-# Until the engine has shown how many it runs at once.
-_FIRST_WINDOW: Final = 16
 
 
 class Headway:
@@ -58,7 +57,8 @@ class Headway:
         self._clock = clock or Clock()
         self._estimator = estimator or _shipped()
         self._scheduler = make_scheduler(settings, policy)
-        self._dispatcher = Dispatcher(self._scheduler, self._clock)
+        self._windows = Windows(self._scheduler, fixed=settings.window, unlimited=settings.mode == "engine")
+        self._dispatcher = Dispatcher(self._scheduler, self._windows, self._clock)
         self._identities = make_identities(settings, self._scheduler.classes)
         self.metrics = Metrics()
         self._active = ActiveCount()
@@ -88,9 +88,8 @@ class Headway:
             )
         self._upstream = Upstream(settings)
         self._make_parts(_read_key(settings.engine_api_key_file))
-        window = None if settings.mode == "engine" else settings.window or _FIRST_WINDOW
         for url in settings.engine:
-            self._add_engine(url.rstrip("/"), window)
+            self._add_engine(url.rstrip("/"))
         watch_proxy(
             self.metrics,
             self._scheduler,
@@ -134,10 +133,9 @@ class Headway:
         )
         self._passing = Passing(settings, self._scheduler, self._upstream, api_key)
 
-    def _add_engine(self, url: str, window: int | None) -> None:
-        self._scheduler.add_replica(url, window, self._clock.now_us())
-        replica = next(replica for replica in self._scheduler.replicas if replica.name == url)
-        watch_engine(self.metrics, replica, self._books.watches[url])
+    def _add_engine(self, url: str) -> None:
+        self._dispatcher.apply(self._windows.add(url, self._clock.now_us()))
+        watch_engine(self.metrics, self._scheduler.replica(url), self._books.watches[url])
 
     def reload(self, settings: Settings) -> None:
         """Take over policies, D, keys and the default class of new settings, between two requests.
@@ -224,6 +222,7 @@ class Headway:
             available=replica.available,
             running=replica.running,
             window=replica.window,
+            window_reason=self._windows.reason(replica.name),
             priority=watch.verdict.value,
             pairs=watch.pairs,
         )

@@ -8,6 +8,7 @@ from proxy.errors import EngineUnreachable, Expired, HeadwayError, QueueFull, Te
 from proxy.scheduling.queued import Changes, QueuedRequest, Reason, State
 from proxy.scheduling.scheduler import Scheduler
 from proxy.scheduling.speed import Speed
+from proxy.windows import Windows
 
 _TICK_S: Final = 0.25
 # Retry-After where nothing is known of the engines' speed yet, and its bounds.
@@ -18,8 +19,9 @@ _LONGEST_RETRY_S: Final = 600.0
 class Dispatcher:
     """Lets each handler sleep until its request may be sent, and wakes whoever is next when one ends."""
 
-    def __init__(self, scheduler: Scheduler, clock: Clock) -> None:
+    def __init__(self, scheduler: Scheduler, windows: Windows, clock: Clock) -> None:
         self._scheduler = scheduler
+        self._windows = windows
         self._clock = clock
         self._sleepers: dict[int, asyncio.Future[None]] = {}
         self._blackout: str | None = None
@@ -62,24 +64,49 @@ class Dispatcher:
         try:
             await sleeper
         except (asyncio.CancelledError, HeadwayError):
-            # It may have been started in the same turn of the loop: cancel handles every state.
+            # It may have been started in the same turn of the loop: then it is at its engine as far as
+            # anybody knows, and leaves it.
+            self.release(item)
             self.apply(self._scheduler.cancel(item, self._clock.now_us()))
             raise
         finally:
             self._sleepers.pop(item.seq, None)
 
-    def release(self, item: QueuedRequest, actual_tokens: float | None = None) -> None:
-        """The exchange with the engine has ended, in whatever way; a second call changes nothing."""
+    def began(self, item: QueuedRequest) -> None:
+        """The engine has sent the first byte of its answer."""
+        self.apply(self._windows.began(item, self._clock.now_us()))
+
+    def release(
+        self, item: QueuedRequest, actual_tokens: float | None = None, engine_queue_ms: float | None = None
+    ) -> None:
+        """The exchange with the engine has ended, in whatever way; a second call changes nothing.
+
+        `actual_tokens`: prompt and output tokens, where the engine gave a whole answer and counted them.
+        """
         if item.state is not State.RUNNING:
             return
         now_us = self._pass_time()
         if actual_tokens is not None:
             self._speed.computed(actual_tokens)
+        queue_us = None if engine_queue_ms is None else round(engine_queue_ms * 1000)
         self.apply(self._scheduler.finish(item, now_us, actual_tokens))
+        self.apply(self._windows.ended(item, now_us, queue_us, answered=actual_tokens is not None))
+
+    def polled(self, engine: str, running: int, waiting: int, kv_usage: float) -> None:
+        """An engine's own gauges were read."""
+        self.apply(self._windows.polled(engine, running, waiting, kv_usage, self._clock.now_us()))
+
+    def seen(self, engine: str, available: bool) -> None:
+        """An engine was found there, or gone."""
+        now_us = self._clock.now_us()
+        if available:
+            self.apply(self._windows.restarted(engine, now_us))
+        self.apply(self._scheduler.set_available(engine, available, now_us))
 
     def apply(self, changes: Changes) -> None:
         """Let the handlers of requests that were started go on, and those of refused ones end."""
         for item in changes.started:
+            self.apply(self._windows.sent(item, item.dispatched_us or 0))
             sleeper = self._sleepers.get(item.seq)
             if sleeper is not None and not sleeper.done():
                 sleeper.set_result(None)

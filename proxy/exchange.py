@@ -25,6 +25,7 @@ class Exchange(msgspec.Struct, eq=False):
     done_us: int | None = None
     status: int = 0
     usage: Usage | None = None
+    engine_queue_ms: float | None = None
     finish_reason: str | None = None
     outcome: Outcome | None = None
 

@@ -4,12 +4,14 @@ import asyncio
 import logging
 from typing import Final
 
+import aiohttp
 from multidict import CIMultiDict
 
 from proxy.clock import Clock
 from proxy.dispatcher import Dispatcher
 from proxy.engines.adapter import EngineAdapter
 from proxy.errors import HeadwayError
+from proxy.scheduling.scheduler import Replica
 from proxy.upstream import Upstream
 
 _LOG: Final = logging.getLogger("headway.health")
@@ -54,6 +56,7 @@ class HealthWatch:
         answers = await asyncio.gather(*(self._answers(name) for name in names))
         for name, available in zip(names, answers, strict=True):
             self.note(name, available)
+        await asyncio.gather(*(self._read_gauges(replica) for replica in self._busy()))
         self._judge_blackout()
 
     def _judge_blackout(self) -> None:
@@ -65,13 +68,29 @@ class HealthWatch:
             engines = ", ".join(replica.name for replica in self._dispatcher.scheduler.replicas)
             self._dispatcher.black_out(f"No engine answers at {engines}.")
 
+    def _busy(self) -> list[Replica]:
+        """Engines that are there and have work of ours: only then do their gauges tell anything."""
+        return [r for r in self._dispatcher.scheduler.replicas if r.available and r.running]
+
+    async def _read_gauges(self, replica: Replica) -> None:
+        """Hand an engine's gauges to its window; an engine without /metrics has none."""
+        try:
+            async with asyncio.timeout(_TIMEOUT_S):
+                response = await self._upstream.open(replica.name, "GET", "/metrics", CIMultiDict(), None)
+                async with response:
+                    text = await response.read()
+        except (HeadwayError, TimeoutError, aiohttp.ClientError):
+            return
+        if (load := self._adapter.load(text)) is not None:
+            self._dispatcher.polled(replica.name, load.running, load.waiting, load.kv_usage)
+
     def note(self, name: str, available: bool) -> None:
         """An engine was found there or gone, here or on a request's path."""
         scheduler = self._dispatcher.scheduler
         known = next(replica.available for replica in scheduler.replicas if replica.name == name)
         if known != available:
             _LOG.warning("engine %s is %s", name, "back" if available else "gone")
-            self._dispatcher.apply(scheduler.set_available(name, available, self._clock.now_us()))
+            self._dispatcher.seen(name, available)
 
     async def _answers(self, name: str) -> bool:
         try:

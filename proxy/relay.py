@@ -30,13 +30,16 @@ class Relay:
         clock: Clock,
         request: web.BaseRequest,
         exchange: Exchange,
+        *,
+        engine_began: Callable[[], None],
         engine_done: Callable[[], None],
     ) -> None:
-        """`engine_done` is called as soon as the engine has sent its last byte."""
+        """`engine_began` is called at the engine's first byte, `engine_done` as soon as it has sent its last."""
         self._upstream = upstream
         self._clock = clock
         self._request = request
         self._exchange = exchange
+        self._engine_began = engine_began
         self._engine_done = engine_done
 
     async def answer(
@@ -74,6 +77,7 @@ class Relay:
         except ValueError as error:
             raise EngineGarbage(f"The engine answered 200 with broken JSON: {error}") from error
         self._exchange.usage = answer.usage
+        self._exchange.engine_queue_ms = answer.engine_queue_ms
         self._exchange.finish_reason = answer.finish_reason
         self._exchange.end(Outcome.COMPLETED)
 
@@ -110,6 +114,7 @@ class Relay:
         finally:
             rest = observer.close()
             self._exchange.usage = observer.usage
+            self._exchange.engine_queue_ms = observer.engine_queue_ms
             self._exchange.finish_reason = observer.finish_reason
         self._finish()
         self._exchange.end(Outcome.ENGINE_ERROR if observer.failed else Outcome.COMPLETED)
@@ -136,6 +141,7 @@ class Relay:
         chunk = await self._upstream.read(engine, self._exchange.replica or "")
         if self._exchange.first_byte_us is None:
             self._exchange.first_byte_us = self._clock.now_us()
+            self._engine_began()
         return chunk
 
     async def _begin(self, engine: aiohttp.ClientResponse, headers: CIMultiDict[str]) -> web.StreamResponse:

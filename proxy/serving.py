@@ -80,7 +80,7 @@ class Serving:
         except (asyncio.CancelledError, ConnectionError):
             exchange.end(Outcome.CLIENT_GONE)
             raise
-        except Exception as error:  # noqa: BLE001 - the task's edge: a defect costs one request, not the process
+        except Exception as error:
             _LOG.exception("request %s failed inside Headway", exchange.request_id)
             exchange.end(Outcome.INTERNAL_ERROR)
             exchange.status = InternalError.status
@@ -138,6 +138,7 @@ class Serving:
             tenant=identity.tenant,
             prompt_tokens=prompt_characters(body) // _CHARACTERS_PER_TOKEN,
             body_bytes=body_bytes,
+            streamed=bool(body.stream),
             answers=max(1, body.n or 1, body.best_of or 1),
             deadline_us=None if ttl_s is None else exchange.arrival_us + round(ttl_s * 1e6),
         )
@@ -170,9 +171,16 @@ class Serving:
 
     def _relay(self, request: web.BaseRequest, queued: QueuedRequest, exchange: Exchange) -> Relay:
         def engine_done() -> None:
-            self._dispatcher.release(queued, exchange.actual_tokens())
+            self._dispatcher.release(queued, exchange.actual_tokens(), exchange.engine_queue_ms)
 
-        return Relay(self._upstream, self._clock, request, exchange, engine_done)
+        return Relay(
+            self._upstream,
+            self._clock,
+            request,
+            exchange,
+            engine_began=lambda: self._dispatcher.began(queued),
+            engine_done=engine_done,
+        )
 
     async def _send(
         self, request: web.BaseRequest, outgoing: Outgoing, exchange: Exchange

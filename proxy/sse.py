@@ -41,18 +41,27 @@ class _Choice(msgspec.Struct, frozen=True):
     finish_reason: str | None = None
 
 
+class _EngineTimes(msgspec.Struct, frozen=True):
+    queue_time_ms: float | None = None
+
+
 class _RawAnswer(msgspec.Struct, frozen=True):
     choices: list[_Choice] | None = None
+    metrics: _EngineTimes | None = None
     # A union with None would make msgspec forget that it is raw.
     usage: msgspec.Raw = msgspec.Raw(b"null")
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What Headway reads of an answer, unary or one event of a stream. `choices`: None where there is none."""
+    """What Headway reads of an answer, unary or one event of a stream. `choices`: None where there is none.
+
+    `engine_queue_ms`: the engine's own report of the wait for a slot (vLLM: --enable-per-request-metrics).
+    """
 
     choices: int | None = None
     finish_reason: str | None = None
     usage: Usage | None = None
+    engine_queue_ms: float | None = None
 
 
 _ANSWER: Final = msgspec.json.Decoder(_RawAnswer)
@@ -71,6 +80,7 @@ def decode_answer(raw: bytes) -> Answer:
         choices=None if answer.choices is None else len(answer.choices),
         finish_reason=reasons[-1] if reasons else None,
         usage=_decode_usage(answer.usage),
+        engine_queue_ms=answer.metrics.queue_time_ms if answer.metrics else None,
     )
 
 
@@ -109,6 +119,7 @@ class StreamObserver:
         self.failed = False
         """Whether the engine has put an error into the stream."""
         self.usage: Usage | None = None
+        self.engine_queue_ms: float | None = None
         self.finish_reason: str | None = None
 
     def feed(self, chunk: bytes) -> bytes:
@@ -169,6 +180,7 @@ class StreamObserver:
         if answer.usage is None:
             return False
         self.usage = answer.usage
+        self.engine_queue_ms = answer.engine_queue_ms
         return self._drop_usage and answer.choices == 0
 
 

@@ -4,13 +4,17 @@ import msgspec
 
 
 class EngineStatus(msgspec.Struct, frozen=True):
-    """One engine. `priority`: unproven, honoured or ignored, after so many telling `pairs`."""
+    """One engine. `window_reason`: why its window is what it is.
+
+    `priority`: unproven, honoured or ignored, after so many telling `pairs`.
+    """
 
     url: str
     kind: str
     available: bool
     running: int
     window: int | None
+    window_reason: str
     priority: str
     pairs: int
 

@@ -42,7 +42,7 @@ class Call:
 
 
 class ScriptedEngine:
-    """Answers its health route by itself and everything else by the script; the connection ends with it."""
+    """Answers what the proxy asks in the background by itself and everything else by the script; the connection ends with it."""
 
     def __init__(self, script: Script | bytes) -> None:
         self._script = script if callable(script) else _sends(script)
@@ -83,7 +83,7 @@ class ScriptedEngine:
 
     async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         head = await reader.readuntil(HEAD_END)
-        if head.startswith(b"GET /health"):
+        if head.startswith((b"GET /health", b"GET /metrics")):
             writer.write(reply(b""))
             return True
         lengths = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]

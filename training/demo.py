@@ -115,7 +115,6 @@ class _Demo:
             port=0,
             state=f"{self._state}/{name}",
             max_overtake=max_overtake_s,
-            window=self._engine.slots,
         )
         headway = Headway(settings, estimator=estimator)
         await headway.start()

@@ -15,6 +15,14 @@ class Outgoing(msgspec.Struct, frozen=True):
     added_usage: bool
 
 
+class Load(msgspec.Struct, frozen=True):
+    """What an engine says it runs and holds back, and the share of its KV cache in use."""
+
+    running: int
+    waiting: int
+    kv_usage: float
+
+
 class EngineAdapter(Protocol):
     """One engine's way to take a priority and to report usage."""
 
@@ -31,6 +39,10 @@ class EngineAdapter(Protocol):
     @property
     def takes_priority(self) -> bool:
         """Whether a priority can be sent at all."""
+        ...
+
+    def load(self, metrics: bytes) -> Load | None:
+        """The gauges in the text of the engine's /metrics; None where they are not there."""
         ...
 
     def outgoing(self, api: Api, raw: bytes, body: RequestBody, priority: int | None) -> Outgoing:

@@ -5,12 +5,16 @@ from typing import Final
 import msgspec
 
 from predictor.request import Api, RequestBody
-from proxy.engines.adapter import Outgoing
+from proxy.engines.adapter import Load, Outgoing
+from proxy.engines.gauges import GaugeNames, read_load
 from proxy.splice import splice
 
 # The header beats a `priority` in the body (vllm/entrypoints), so a client's own never counts.
 PRIORITY_HEADER: Final = "X-Vllm-Priority"
 USAGE_FIELD: Final = b'"stream_options":{"include_usage":true}'
+_GAUGES: Final = GaugeNames(
+    running=b"vllm:num_requests_running", waiting=b"vllm:num_requests_waiting", kv=b"vllm:kv_cache_usage_perc"
+)
 _USAGE_APIS: Final = (Api.CHAT, Api.COMPLETIONS)
 
 
@@ -28,6 +32,9 @@ class VllmAdapter(msgspec.Struct, frozen=True):
     @property
     def takes_priority(self) -> bool:
         return True
+
+    def load(self, metrics: bytes) -> Load | None:
+        return read_load(metrics, _GAUGES)
 
     def outgoing(self, api: Api, raw: bytes, body: RequestBody, priority: int | None) -> Outgoing:
         headers = {PRIORITY_HEADER: str(priority or 0)}

@@ -41,6 +41,7 @@ class QueuedRequest(msgspec.Struct, eq=False):
     prompt_tokens: int = 0
     body_bytes: int = 0
     answers: int = 1
+    streamed: bool = False
     deadline_us: int | None = None
     key_us: int = 0
     state: State = State.NEW

@@ -94,6 +94,10 @@ class Scheduler:
         """The engines, in the order in which they were added."""
         return tuple(self._replicas.values())
 
+    def replica(self, name: str) -> Replica:
+        """One engine; raises KeyError for an unknown name."""
+        return self._replicas[name]
+
     def policy_of(self, class_name: str) -> Policy:
         """The policy that orders a class."""
         return self._classes[class_name].policy

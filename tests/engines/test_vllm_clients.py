@@ -77,12 +77,14 @@ async def test_the_openai_sdk_works_unchanged(vllm: RunningEngine, tmp_path: Pat
             async for chunk in await client.chat.completions.create(**chat, stream=True)
         ]
         assert "".join(chunks) == whole
-        completion = await client.completions.create(model=vllm.model, prompt=PROMPT, max_tokens=4)
+        completion = await client.completions.create(
+            model=vllm.model, prompt=PROMPT, max_tokens=4, extra_body={"ignore_eos": True}
+        )
         assert completion.usage is not None and completion.usage.completion_tokens == 4
         assert [model.id async for model in client.models.list()] == [vllm.model]
         with pytest.raises(openai.NotFoundError, match="does not exist"):
             await client.chat.completions.create(**(chat | {"model": "no-such-model"}))
-        two = await client.chat.completions.create(**chat, n=2)
+        two = await client.chat.completions.create(**(chat | {"temperature": 0.7}), n=2)
         assert len(two.choices) == 2
         await client.close()
     assert headway.status().outcomes == {"completed": 4, "engine_error": 1}
