@@ -17,7 +17,7 @@ from proxy.booking import Bookkeeper
 from proxy.clock import Clock
 from proxy.dispatcher import Dispatcher
 from proxy.engines.vllm import VllmAdapter
-from proxy.errors import MethodNotAllowed, UnknownRoute
+from proxy.errors import Draining, MethodNotAllowed, UnknownRoute
 from proxy.fairness import Fairness
 from proxy.gauges import watch_engine, watch_proxy
 from proxy.health import HealthWatch
@@ -131,7 +131,9 @@ class Headway:
             books=self._books,
             api_key=api_key,
         )
-        self._passing = Passing(settings, self._scheduler, self._upstream, api_key)
+        self._passing = Passing(
+            settings, self._scheduler, self._upstream, lambda: self._serving.identities, api_key
+        )
 
     def _add_engine(self, url: str) -> None:
         self._dispatcher.apply(self._windows.add(url, self._clock.now_us()))
@@ -182,6 +184,8 @@ class Headway:
             return error_response(MethodNotAllowed(message), {"Allow": route.method})
         if route.handling is Handling.OWN:
             return self._own(route.path)
+        if route.api is None and self._serving.draining:
+            return error_response(Draining("This proxy is shutting down."))
         with self._active:
             if route.api is not None:
                 return await self._serving.serve(request, route.api)

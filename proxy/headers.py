@@ -37,17 +37,24 @@ _STEERING: Final = frozenset(
 # Host and length are made anew; the answer must stay readable, so no compression is asked for.
 _REMADE: Final = frozenset({"host", "content-length", "accept-encoding", "expect"})
 _NOT_TO_ENGINE: Final = _HOP_BY_HOP | _STEERING | _REMADE
+_KEYS: Final = frozenset({"authorization", "x-api-key"})
 _NOT_TO_CLIENT: Final = _HOP_BY_HOP | {"content-length"}
 _OURS: Final = "x-headway-"
 
 
-def to_engine(headers: CIMultiDictProxy[str], added: dict[str, str], api_key: str | None) -> CIMultiDict[str]:
-    """The headers of the engine's request. `api_key` replaces the client's Authorization where given."""
+def to_engine(
+    headers: CIMultiDictProxy[str], added: dict[str, str], api_key: str | None, *, pass_key: bool = True
+) -> CIMultiDict[str]:
+    """The headers of the engine's request.
+
+    The client's key goes on only where `pass_key` says so and there is no `api_key` to take its place.
+    """
+    dropped = _NOT_TO_ENGINE if pass_key and api_key is None else _NOT_TO_ENGINE | _KEYS
     named = _listed(headers.getall("Connection", ()))
     kept = CIMultiDict(
         (name, value if value.isascii() else _readable(value))
         for name, value in headers.items()
-        if (low := name.lower()) not in _NOT_TO_ENGINE and not low.startswith(_OURS) and low not in named
+        if (low := name.lower()) not in dropped and not low.startswith(_OURS) and low not in named
     )
     kept.update(added)
     kept["Accept-Encoding"] = "identity"
@@ -62,7 +69,7 @@ def to_client(headers: CIMultiDictProxy[str], ours: dict[str, str]) -> CIMultiDi
     kept = CIMultiDict(
         (name, value if value.isascii() else _readable(value))
         for name, value in headers.items()
-        if (low := name.lower()) not in _NOT_TO_CLIENT and low not in named
+        if (low := name.lower()) not in _NOT_TO_CLIENT and not low.startswith(_OURS) and low not in named
     )
     kept.update(ours)
     return kept

@@ -93,7 +93,7 @@ class Identities:
         if not self._keys:
             return self._anybody
         token = headers.get("Authorization", "").removeprefix("Bearer ") or headers.get("x-api-key", "")
-        key = self._keys.get(hashlib.sha256(token.encode()).hexdigest())
+        key = self._keys.get(hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest())
         if key is None:
             raise UnknownKey("This proxy does not know the API key that was sent.")
         return key

@@ -186,9 +186,7 @@ class Serving:
         self, request: web.BaseRequest, outgoing: Outgoing, exchange: Exchange
     ) -> aiohttp.ClientResponse:
         added = {"X-Request-Id": exchange.request_id} | outgoing.headers
-        headers = to_engine(request.headers, added, self._api_key)
-        if self.identities.uses_keys and self._api_key is None:
-            headers.popall("Authorization", None)
+        headers = to_engine(request.headers, added, self._api_key, pass_key=not self.identities.uses_keys)
         assert exchange.replica is not None
         path = target(request, exchange.api.value)
         return await self._upstream.open(exchange.replica, "POST", path, headers, outgoing.body)

@@ -208,6 +208,11 @@ def post(path: str, body: bytes, *headers: str) -> bytes:
     return "\r\n".join(lines).encode("utf-8", "surrogateescape") + b"\r\n\r\n" + body
 
 
+def bare(method: str, path: str) -> bytes:
+    """A request without a body."""
+    return f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n".encode()
+
+
 async def ask_raw(headway: Headway, data: bytes) -> Message:
     """Send bytes on a new connection; returns the answer."""
     async with raw_client(headway) as client:
