@@ -1,0 +1,156 @@
+"""Routes that are relayed and not scheduled get the same care: bytes, errors, disconnects."""
+
+import asyncio
+import logging
+
+import pytest
+from harness import ask_raw, bare, chat, engine_of, error_of, outcomes, post, proxy_before, raw_client
+from recording_relay import RecordingRelay
+from scripted_engine import JSON, Call, ScriptedEngine, head, reply, stream_head
+
+from proxy.app import Headway
+from training.emulator import EmulatedEngine
+
+EMBEDDINGS = "/v1/embeddings"
+NOBODY = "http://127.0.0.1:9"
+
+
+async def test_the_model_list_is_the_engines(engine: EmulatedEngine) -> None:
+    """GET /v1/models and POST /tokenize arrive as the engine sent them, length included."""
+    async with RecordingRelay(engine.config.host, engine.port) as relay, proxy_before(relay.url) as headway:
+        requests = {
+            "/v1/models": bare("GET", "/v1/models"),
+            "/tokenize": post("/tokenize", b'{"prompt":"hi"}'),
+        }
+        for path, request in requests.items():
+            got = await ask_raw(headway, request)
+            sent = relay.exchanges_of(path)[0].answer
+            assert sent is not None
+            assert got.status == 200
+            assert got.body == sent.body
+            assert got.header("Content-Length") == sent.header("Content-Length")
+        assert await outcomes(headway) == {}
+
+
+async def test_bodies_of_any_kind_pass_unread() -> None:
+    """No JSON is asked of a body that is not scheduled: an audio upload passes byte for byte."""
+    body = bytes(range(256)) * 5000
+    async with ScriptedEngine(reply(b"\x00\xff", "Content-Type: audio/x")) as engine:
+        async with proxy_before(engine.url) as headway:
+            got = await ask_raw(headway, post("/v1/audio/transcriptions", body))
+        assert engine.calls[0].body == body
+    assert got.body == b"\x00\xff"
+    assert got.header("Content-Type") == "audio/x"
+
+
+async def test_a_stream_of_unknown_length_passes() -> None:
+    """An answer without a length is relayed in chunks."""
+    answer = stream_head() + b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"
+    async with ScriptedEngine(answer) as engine, proxy_before(engine.url) as headway:
+        got = await ask_raw(headway, post(EMBEDDINGS, b"{}"))
+        assert got.complete
+        assert got.body == b"abcde"
+
+
+@pytest.mark.parametrize("status", ["400 Bad Request", "404 Not Found", "500 Oops"])
+async def test_refusals_pass_unchanged(status: str) -> None:
+    """An engine's own error keeps status, reason and body."""
+    answer = reply(b'{"error":1}', JSON, status=status)
+    async with ScriptedEngine(answer) as engine, proxy_before(engine.url) as headway:
+        got = await ask_raw(headway, post(EMBEDDINGS, b"{}"))
+    assert got.start == f"HTTP/1.1 {status}"
+    assert got.body == b'{"error":1}'
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "code"),
+    [
+        (b"", 502, "engine_lost"),
+        (b"nonsense\r\n\r\n", 502, "engine_garbage"),
+        (head(status="101 Switching Protocols"), 502, "engine_garbage"),
+        (head("Content-Length: 10"), 502, "engine_lost"),
+    ],
+)
+async def test_a_broken_answer_is_a_clear_error(answer: bytes, status: int, code: str) -> None:
+    """Where nothing has gone out yet the client gets an error in the OpenAI shape."""
+    async with ScriptedEngine(answer) as engine, proxy_before(engine.url) as headway:
+        got = await ask_raw(headway, post(EMBEDDINGS, b"{}"))
+        assert got.status == status
+        error_of(got.body, code)
+
+
+async def test_an_answer_that_breaks_is_never_taken_for_whole(caplog: pytest.LogCaptureFixture) -> None:
+    """Once bytes are out, a lost engine ends the connection before the announced length, without log noise."""
+
+    async def breaks(call: Call) -> None:
+        await call.send(head(JSON, "Content-Length: 10") + b"abc")
+
+    async with ScriptedEngine(breaks) as engine, proxy_before(engine.url) as headway:
+        got = await ask_raw(headway, post(EMBEDDINGS, b"{}"))
+        assert got.status == 200
+        assert not got.complete
+        assert (await ask_raw(headway, bare("GET", "/healthz"))).status == 200
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+async def test_a_silent_engine_is_a_504() -> None:
+    """After `engine_timeout_s` the client is told so."""
+    async with (
+        ScriptedEngine(lambda call: call.closed()) as engine,
+        proxy_before(engine.url, engine_timeout_s=0.1) as headway,
+    ):
+        got = await ask_raw(headway, post(EMBEDDINGS, b"{}"))
+        assert got.status == 504
+        error_of(got.body, "engine_timeout")
+
+
+async def test_no_engine_is_a_503() -> None:
+    """Nobody listens: 503, at once."""
+    async with proxy_before(NOBODY) as headway:
+        got = await ask_raw(headway, bare("GET", "/v1/models"))
+        assert got.status == 503
+        error_of(got.body, "engine_unreachable")
+
+
+async def test_another_engine_answers_in_place_of_a_dead_one() -> None:
+    """With several engines the request goes to one that is there, also before the watch has noticed."""
+    async with engine_of() as dying, engine_of() as living, proxy_before(dying.url, living.url) as headway:
+        assert (await ask_raw(headway, bare("GET", "/v1/models"))).status == 200
+        await dying.die()
+        assert (await ask_raw(headway, bare("GET", "/v1/models"))).status == 200
+
+
+async def test_a_client_that_leaves_closes_the_engines_connection() -> None:
+    """The engine need not finish an embedding that nobody waits for."""
+    left = asyncio.Event()
+
+    async def waits(call: Call) -> None:
+        await call.closed()
+        left.set()
+
+    async with ScriptedEngine(waits) as engine, proxy_before(engine.url) as headway:
+        async with raw_client(headway) as client:
+            await client.send(post(EMBEDDINGS, b"{}"))
+            async with asyncio.timeout(10):
+                while not engine.calls:
+                    await asyncio.sleep(0.005)
+            client.reset()
+        async with asyncio.timeout(10):
+            await left.wait()
+
+
+async def test_limits_hold_here_too(engine: EmulatedEngine) -> None:
+    """Bodies are bounded in size and time on every route."""
+    async with proxy_before(engine.url, max_body_bytes=10, body_timeout_s=0.1) as headway:
+        assert (await ask_raw(headway, post(EMBEDDINGS, b"x" * 11))).status == 413
+        slow = post(EMBEDDINGS, b"").replace(b"Content-Length: 0", b"Content-Length: 5")
+        assert (await ask_raw(headway, slow)).status == 408
+
+
+async def test_nothing_new_while_draining(headway: Headway) -> None:
+    """A draining proxy takes no new request on any route of the engine."""
+    assert await headway.drain()
+    for request in (bare("GET", "/v1/models"), post(EMBEDDINGS, chat())):
+        got = await ask_raw(headway, request)
+        assert got.status == 503
+        error_of(got.body, "draining")
