@@ -20,6 +20,7 @@ from .rendering import (
     IMAGE,
     OPERATORS,
     POLICIES,
+    Manifest,
     containers,
     helm_template,
     only,
@@ -34,7 +35,9 @@ CUSTOM = ("monitoring.coreos.com/", "keda.sh/")
 STACK = (IMAGE, "engine.model=m")
 # Examples whose configuration the proxy does not take yet; strict, so that each goes when its setting comes.
 NOT_YET = {
-    name: pytest.mark.xfail(reason="the proxy has no setting `redis` yet", strict=True)
+    name: pytest.mark.xfail(
+        reason="the proxy has no setting `redis`, and no dns+http:// engines yet", strict=True
+    )
     for name in ("gateway", "gateway-urls", "stack-sglang")
     if "redis" not in Settings.__struct_fields__
 }
@@ -148,7 +151,9 @@ def test_grace_period_covers_the_drain(name: str) -> None:
 
 def test_sidecar_is_native_and_does_not_wait_for_the_engine() -> None:
     """The proxy starts before the engine and outlives it, and its start asks for nothing but itself."""
-    (pod, *_) = pod_specs(render(*STACK))
+    manifests = render(*STACK, "engine.startupSeconds=5000")
+    assert only(manifests, "Deployment")["spec"]["progressDeadlineSeconds"] > 5000
+    (pod, *_) = pod_specs(manifests)
     (sidecar,) = pod["initContainers"]
     assert sidecar["restartPolicy"] == "Always"
     assert sidecar["startupProbe"]["httpGet"]["path"] == "/healthz"
@@ -174,6 +179,56 @@ def test_engine_is_told_to_keep_the_order(kind: str, flags: set[str]) -> None:
     """Without these flags the engine would ignore or misread priorities, silently."""
     (pod, *_) = pod_specs(render(*STACK, f"engine.kind={kind}"))
     assert flags <= set(pod["containers"][0]["args"])
+
+
+def templates(manifests: list[Manifest]) -> list[Manifest]:
+    """The pod templates of the long-running workloads."""
+    return [m["spec"]["template"] for m in manifests if m["kind"] in ("Deployment", "StatefulSet")]
+
+
+def selector_and_ports(manifest: Manifest) -> tuple[dict[str, str], list[Any]]:
+    """Which pods an object means, and which of their ports."""
+    spec = manifest["spec"]
+    match manifest["kind"]:
+        case "Service":
+            return spec["selector"], [port.get("targetPort", port["port"]) for port in spec["ports"]]
+        case "NetworkPolicy":
+            ports = [port["port"] for rule in spec["ingress"] for port in rule["ports"]]
+            return spec["podSelector"]["matchLabels"], ports
+        case "PodMonitor":
+            return spec["selector"]["matchLabels"], [end["port"] for end in spec["podMetricsEndpoints"]]
+    return spec["selector"]["matchLabels"], []
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("inject")])
+def test_what_is_named_is_there(name: str) -> None:
+    """Selectors mean exactly one workload, ports are declared, volumes mounted are volumes, targets exist."""
+    manifests = render("metrics.podMonitor.enabled=true", "networkPolicy.enabled=true", example=name)
+    for manifest in manifests:
+        if manifest["kind"] in ("Service", "NetworkPolicy", "PodMonitor", "PodDisruptionBudget"):
+            selector, ports = selector_and_ports(manifest)
+            (pod,) = [
+                t["spec"] for t in templates(manifests) if selector.items() <= t["metadata"]["labels"].items()
+            ]
+            declared = [port for c in containers(pod) for port in c.get("ports", ())]
+            assert set(ports) <= {p["name"] for p in declared} | {p["containerPort"] for p in declared}
+        elif manifest["kind"] in ("HorizontalPodAutoscaler", "ScaledObject"):
+            assert (
+                only(manifests, "Deployment")["metadata"]["name"]
+                == manifest["spec"]["scaleTargetRef"]["name"]
+            )
+    for pod in pod_specs(manifests):
+        volumes = {volume["name"] for volume in pod.get("volumes", ())} | {"data"}
+        for container in containers(pod):
+            assert {mount["name"] for mount in container.get("volumeMounts", ())} <= volumes
+
+
+def test_autoscaler_watches_the_proxy() -> None:
+    """CPU is measured on the container that works for it."""
+    manifests = render(example="gateway")
+    (metric,) = only(manifests, "HorizontalPodAutoscaler")["spec"]["metrics"]
+    (pod,) = templates(manifests)
+    assert metric["containerResource"]["container"] in [c["name"] for c in pod["spec"]["containers"]]
 
 
 def test_admin_port_is_closed_unless_asked_for() -> None:

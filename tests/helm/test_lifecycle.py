@@ -10,7 +10,7 @@ import pytest
 from . import tools
 from .kubeapi.kinds import ADMISSION, BUILT_IN
 from .kubeapi.server import ApiServer
-from .rendering import CHART, IMAGE
+from .rendering import CHART, IMAGE, only, render
 
 NAMESPACE = "prod"
 
@@ -65,8 +65,9 @@ def test_install_upgrade_rollback_test_uninstall(cluster: Cluster) -> None:
     password = cluster.server.items("Secret", NAMESPACE)["demo-headway-redis"]["data"]
     cluster.must("upgrade", *chart, "--set", "engine.args={--tp=2}", "--set", "config.window=8")
     upgraded = cluster.server.items("Deployment", NAMESPACE)["demo-headway"]["spec"]
-    assert "--tp=2" in upgraded["template"]["spec"]["containers"][0]["args"]
-    assert upgraded["template"]["metadata"]["annotations"] != first["template"]["metadata"]["annotations"]
+    rendered = render("engine.args={--tp=2}", "config.window=8", example="stack-sglang")
+    assert upgraded["template"] == only(rendered, "Deployment")["spec"]["template"]
+    assert upgraded["template"] != first["template"]
     assert cluster.server.items("Secret", NAMESPACE)["demo-headway-redis"]["data"] == password
     cluster.must("rollback", "demo", "1", "--wait", "--timeout", "30s")
     assert cluster.server.items("Deployment", NAMESPACE)["demo-headway"]["spec"] == first
@@ -90,8 +91,10 @@ def test_what_was_learned_outlives_the_release(cluster: Cluster) -> None:
 
 
 def test_inject_installs_policy_and_service(cluster: Cluster) -> None:
-    """Mode inject adds no workload: a policy, its binding, the configuration and the Service."""
-    cluster.must("install", "demo", str(CHART), *example("inject"))
+    """Mode inject adds no workload: configuration and Service, and unless a patch does it, policy and binding."""
+    cluster.must("install", "demo", str(CHART), *example("inject-by-patch"))
+    assert cluster.server.items("MutatingAdmissionPolicy") == {}
+    cluster.must("upgrade", "demo", str(CHART), *example("inject"))
     assert list(cluster.server.items("MutatingAdmissionPolicy")) == ["prod-demo-headway"]
     assert list(cluster.server.items("MutatingAdmissionPolicyBinding")) == ["prod-demo-headway"]
     assert cluster.server.items("Deployment", NAMESPACE) == {}

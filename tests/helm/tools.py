@@ -127,6 +127,10 @@ def redis_folder() -> Path:
 def _from_debian(package: str, member: str) -> Path:
     target = cache(f"debian-{package}") / Path(member).name
     if not target.exists():
+        if shutil.which("apt-get") is None:
+            raise FileNotFoundError(
+                f"no {target.name} on PATH, and no apt-get to fetch Debian's {package} with"
+            )
         with tempfile.TemporaryDirectory() as scratch:
             _download(package, Path(scratch))
             deb = next(Path(scratch).glob("*.deb"))
