@@ -14,6 +14,8 @@ from predictor.prediction import Prediction, Ranker
 from predictor.request import InferenceRequest
 
 _LOG: Final = logging.getLogger("headway.ranking")
+_MOST_TOKENS: Final = 1e8
+_FAILURES_PER_LINE: Final = 1000
 # The same place for everybody is first come, first served.
 NEUTRAL: Final = Prediction(0.5, 256.0, 16.0, 1024.0)
 
@@ -85,12 +87,29 @@ class Ranking:
             return Estimate(NEUTRAL)
         try:
             features, key = self._ranker.features(request)
-            return Estimate(self._ranker.score(features), features, key)
+            return Estimate(_checked(self._ranker.score(features)), features, key)
         except Exception:  # noqa: BLE001 - promise 3: a broken ranker must cost nobody an answer
-            self.failures += 1
-            _LOG.exception("the ranker %s failed; this request keeps its arrival order", self.artifact_id)
+            self._failed("this request keeps its arrival order")
             return Estimate(NEUTRAL)
 
     def learn(self, estimate: Estimate, output_tokens: int, finished_at_s: float) -> None:
-        if self._ranker is not None and estimate.history_key is not None:
+        if self._ranker is None or estimate.history_key is None:
+            return
+        try:
             self._ranker.observe(estimate.history_key, output_tokens, finished_at_s)
+        except Exception:  # noqa: BLE001 - promise 3, as above
+            self._failed("nothing was learned from this answer")
+
+    def _failed(self, consequence: str) -> None:
+        """Count it, and say so without filling the log."""
+        if self.failures % _FAILURES_PER_LINE == 0:
+            _LOG.exception("the ranker %s failed; %s", self.artifact_id, consequence)
+        self.failures += 1
+
+
+def _checked(prediction: Prediction) -> Prediction:
+    """The same prediction; raises ValueError where it cannot be one."""
+    tokens = (prediction.tokens, prediction.p10_tokens, prediction.p90_tokens)
+    if not 0 <= prediction.quantile <= 1 or not all(0 <= count <= _MOST_TOKENS for count in tokens):
+        raise ValueError(f"no prediction: {prediction}")
+    return prediction

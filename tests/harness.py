@@ -14,7 +14,7 @@ from wire import Message, read_messages
 from predictor.prediction import Prediction
 from predictor.request import InferenceRequest
 from proxy.app import Headway
-from proxy.ranking import Estimate, Fixed
+from proxy.ranking import Fixed
 from proxy.settings import Settings
 from training.emulator import EmulatedEngine, EmulatorConfig
 from training.engine import SchedulingPolicy
@@ -87,20 +87,6 @@ class ByMaxTokens(msgspec.Struct, frozen=True):
     def predict(self, request: InferenceRequest) -> Prediction:
         tokens = min(request.body.max_tokens or 256, 1000)
         return Prediction(tokens / 1000, tokens, tokens / 2, tokens * 2)
-
-
-class Raising(msgspec.Struct, frozen=True):
-    """An estimator that breaks its promise never to raise."""
-
-    @property
-    def artifact_id(self) -> str:
-        return "raising"
-
-    def estimate(self, request: InferenceRequest) -> Estimate:
-        raise ZeroDivisionError(request.request_id)
-
-    def learn(self, estimate: Estimate, output_tokens: int, finished_at_s: float) -> None:
-        raise ZeroDivisionError
 
 
 def chat(text: str = "Say hello.", **fields: Any) -> bytes:

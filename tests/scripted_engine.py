@@ -42,7 +42,7 @@ class Call:
 
 
 class ScriptedEngine:
-    """Answers what the proxy asks in the background by itself and everything else by the script; the connection ends with it."""
+    """Answers what the proxy asks in the background by itself, everything else by the script; then it closes."""
 
     def __init__(self, script: Script | bytes) -> None:
         self._script = script if callable(script) else _sends(script)
