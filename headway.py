@@ -12,6 +12,7 @@ _COMMANDS: Final = {
     "serve": ("proxy.serve", "put the proxy in front of one or more engines"),
     "train": ("training.train", "train a ranker from lengths or logged traffic"),
     "evaluate": ("training.evaluate", "score a ranker on lengths or logged traffic"),
+    "replay": ("training.replay.command", "what each order would have given recorded traffic"),
     "demo": ("training.demo", "FCFS against Headway on this machine"),
 }
 _PACKAGES: Final = ("predictor", "proxy", "training")

@@ -1,0 +1,1 @@
+"""Replay: recorded traffic through the proxy's own scheduler and a model of the engine, in virtual time."""

@@ -1,0 +1,48 @@
+"""The verdict in words: what order can give this traffic, and when it gives nothing."""
+
+from typing import Final
+
+from training.replay.measures import Figures
+
+# Waiting that long a share of an answer's whole time is no queue.
+_NO_QUEUE: Final = 0.05
+# Less than this many times better, even with every length known, is not worth a proxy.
+_WORTHWHILE: Final = 1.1
+
+
+def headroom(fcfs: Figures, best: Figures) -> float:
+    """How many times sooner answers begin, in the mean, under `best` than under FCFS."""
+    return fcfs.ttft_s.mean / max(best.ttft_s.mean, 1e-9)
+
+
+def verdict(fcfs: Figures, oracle_sjf: Figures, ours: Figures | None, max_overtake_s: float) -> str:
+    """One sentence for an operator; `oracle_sjf` marks what no order can beat, `ours` is what was predicted."""
+    if fcfs.wait_p99_s <= _NO_QUEUE * fcfs.e2e_s.mean:
+        return (
+            f"At this load nobody queues (99% wait less than {fcfs.wait_p99_s:.2f} s, an answer takes "
+            f"{fcfs.e2e_s.mean:.1f} s): there is nothing to reorder, Headway is not needed here."
+        )
+    most = headroom(fcfs, oracle_sjf)
+    if most < _WORTHWHILE:
+        return (
+            f"There is a queue (p99 wait {fcfs.wait_p99_s:.1f} s), but your answers are too alike in length: even "
+            f"knowing every length would give only {most:.2f}x. More capacity helps here, Headway is not needed."
+        )
+    from_s, to_s = fcfs.ttft_s.mean, oracle_sjf.ttft_s.mean
+    said = f"Your traffic has {most:.1f}x headroom (mean TTFT {from_s:.2f} s -> {to_s:.2f} s)"
+    if ours is None:
+        return f"{said}; no order with predictions was asked for."
+    gets = headroom(fcfs, ours)
+    if gets < _WORTHWHILE:
+        so_far = f"with D = {max_overtake_s:.3g} s and these predictions order gives {gets:.2f}x"
+        return f"{said}, but {so_far}: {_why(ours)}."
+    return (
+        f"{said}; order can give you {gets:.1f}x (-> {ours.ttft_s.mean:.2f} s) with nobody overtaken by more than "
+        f"{max_overtake_s:.3g} s, and no first token more than {ours.extra_delay_s:.1f} s later than under FCFS."
+    )
+
+
+def _why(ours: Figures) -> str:
+    if ours.gain_s < 0:
+        return "worse than no order at all, so train on this traffic first"
+    return "train on this traffic, or allow a larger D (see --tune)"

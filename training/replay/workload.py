@@ -1,0 +1,194 @@
+"""What to replay: sizes, recorded arrivals where there are some, and what was or can be predicted of each row."""
+
+import csv
+import gzip
+import math
+import sqlite3
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from predictor.records import TrafficRecord
+from predictor.request import RequestBody, body_from_dict
+from predictor.traffic_store import read_records, read_schemas
+from training.profiles import EngineProfile
+from training.sources import DataError, Row, read_source
+
+IntArray = npt.NDArray[np.int64]
+DoubleArray = npt.NDArray[np.float64]
+
+_CHARACTERS_PER_TOKEN: Final = 4
+_MOST_TOKENS: Final = 10_000_000
+_BODY_FIELDS: Final = frozenset(RequestBody.__struct_fields__)
+_TRACE_COLUMNS: Final = ("t_seconds", "prompt_tokens", "output_tokens")
+
+
+class Item(msgspec.Struct, frozen=True):
+    """One request of a source. `features`: logged values by name."""
+
+    prompt_tokens: int
+    output_tokens: int
+    at_s: float | None = None
+    quantile: float | None = None
+    tokens: float | None = None
+    body: RequestBody | None = None
+    features: dict[str, float] | None = None
+
+
+class Workload(msgspec.Struct, frozen=True):
+    """All requests of a source, oldest first where times are known. `skipped`: rows that could not be used."""
+
+    source: str
+    items: list[Item]
+    skipped: int = 0
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @property
+    def output_tokens(self) -> IntArray:
+        """True lengths (n,)."""
+        return np.array([item.output_tokens for item in self.items], dtype=np.int64)
+
+    @property
+    def at_s(self) -> DoubleArray | None:
+        """Recorded arrivals (n,); None where some row has none, or all came at once."""
+        times = [item.at_s for item in self.items if item.at_s is not None]
+        return np.array(times) if len(times) == len(self) and times[-1] > times[0] else None
+
+    def fitting(self, profile: EngineProfile) -> "Workload":
+        """Without what the engine could never serve. DataError where nothing is left."""
+        most = min(profile.max_model_len, profile.num_blocks * profile.block_size)
+        kept = [item for item in self.items if item.prompt_tokens + item.output_tokens <= most]
+        if not kept:
+            raise DataError(
+                f"{self.source}: no request fits into {profile.name} ({most} tokens); "
+                "choose another --engine-profile"
+            )
+        return Workload(self.source, kept, self.skipped + len(self) - len(kept))
+
+    def sized(self, count: int, *, repeat: bool, rng: np.random.Generator) -> "Workload":
+        """`count` requests: the first ones in order, or, to `repeat` them, shuffled and as often as needed."""
+        if not repeat:
+            return Workload(self.source, self.items[:count], self.skipped)
+        rounds = [rng.permutation(len(self)) for _ in range(-(-count // len(self)))]
+        return Workload(self.source, [self.items[i] for i in np.concatenate(rounds)[:count]], self.skipped)
+
+
+def read_workload(source: str) -> Workload:
+    """Read a lengths file, a traffic log or an arrival trace (`*.csv`, `*.csv.gz`). Raises DataError."""
+    found = list(_items(source))
+    items = [item for item in found if item is not None]
+    if not items:
+        raise DataError(f"{source}: no row tells how long its answer was (output_tokens, at least 1)")
+    if all(item.at_s is not None for item in items):
+        items.sort(key=lambda item: item.at_s or 0.0)
+    return Workload(source, items, len(found) - len(items))
+
+
+def _items(source: str) -> Iterable[Item | None]:
+    if source.endswith((".csv", ".csv.gz")):
+        return _read_trace(Path(source))
+    if source.startswith("sqlite:///"):
+        return _read_log(Path(source.removeprefix("sqlite:///")))
+    return (_item(row, location) for location, row in read_source(source))
+
+
+def _item(row: Row, location: str) -> Item | None:
+    """A row of a lengths file; None where its length is unknown or hidden."""
+    output_tokens = _count(row.get("output_tokens"), location, "output_tokens")
+    if not output_tokens or row.get("hidden_reasoning"):
+        return None
+    try:
+        body = body_from_dict({name: value for name, value in row.items() if name in _BODY_FIELDS})
+    except msgspec.ValidationError as error:
+        raise DataError(f"{location}: {error}") from error
+    text = row.get("messages") or row.get("prompt")
+    prompt_tokens = _count(row.get("prompt_tokens"), location, "prompt_tokens")
+    return Item(
+        prompt_tokens=prompt_tokens or max(1, _characters(text) // _CHARACTERS_PER_TOKEN),
+        output_tokens=output_tokens,
+        body=body if text else None,
+    )
+
+
+def _characters(content: object) -> int:
+    if isinstance(content, str):
+        return len(content)
+    if isinstance(content, list):
+        return sum(_characters(part) for part in content)
+    if isinstance(content, dict):
+        return _characters(content.get("content")) + _characters(content.get("text"))
+    return 0
+
+
+def _count(value: object, location: str, name: str) -> int | None:
+    """A number of tokens; None where it is missing or makes no sense."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise DataError(f"{location}: {name} is a {type(value).__name__}, a number is expected")
+    return int(value) if math.isfinite(value) and 0 < value <= _MOST_TOKENS else None
+
+
+def _read_trace(path: Path) -> Iterator[Item | None]:
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    number = 1
+    try:
+        with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as lines:
+            rows = csv.DictReader(lines)
+            missing = [name for name in _TRACE_COLUMNS if name not in (rows.fieldnames or ())]
+            if missing:
+                raise DataError(f"{path}: an arrival trace needs the column {missing[0]}")
+            for number, row in enumerate(rows, start=2):
+                yield _traced(row, f"{path}:{number}")
+    except (EOFError, zlib.error, csv.Error, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: damaged or cut off after line {number}: {error}") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _traced(row: dict[str, str], location: str) -> Item | None:
+    try:
+        at_s, prompt_tokens, output_tokens = (float(row[name]) for name in _TRACE_COLUMNS)
+    except (TypeError, ValueError):
+        raise DataError(f"{location}: {', '.join(_TRACE_COLUMNS)} must be numbers") from None
+    if not math.isfinite(at_s):
+        raise DataError(f"{location}: t_seconds is not finite")
+    sizes = (
+        _count(prompt_tokens, location, "prompt_tokens"),
+        _count(output_tokens, location, "output_tokens"),
+    )
+    return Item(sizes[0], sizes[1], at_s) if sizes[0] and sizes[1] else None
+
+
+def _read_log(path: Path) -> Iterator[Item | None]:
+    if not path.is_file():
+        raise DataError(f"sqlite:///{path}: no such file")
+    try:
+        names = read_schemas(path)
+        for record in read_records(path):
+            yield _logged(record, names.get(record.schema or "", ()))
+    except (sqlite3.Error, msgspec.DecodeError, ValueError) as error:
+        raise DataError(f"sqlite:///{path}: not a readable traffic log: {error}") from error
+
+
+def _logged(record: TrafficRecord, names: Sequence[str]) -> Item | None:
+    """A request of the log, completed or not, if the engine said what it computed."""
+    if not record.output_tokens:
+        return None
+    values = np.frombuffer(record.features or b"", dtype="<f4")
+    return Item(
+        prompt_tokens=max(1, record.prompt_tokens or 1),
+        output_tokens=record.output_tokens,
+        at_s=record.arrival_us / 1e6,
+        quantile=record.quantile,
+        tokens=record.predicted_tokens,
+        features=dict(zip(names, values.tolist(), strict=True)) if len(values) else None,
+    )
