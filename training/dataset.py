@@ -1,7 +1,5 @@
-"""Rows of a source as matrices: features that need no fitting, labels, censoring, splits."""
+"""Rows of a source as arrays: features that need no fitting, labels, censoring, splits."""
 
-import hashlib
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, Final
@@ -11,53 +9,30 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from predictor.features.controls import output_limit
-from predictor.features.extractor import RawFeatures, raw_features
+from predictor.features.extractor import FIXED_NAMES, RawFeatures
 from predictor.features.schema import FloatArray
-from predictor.features.view import PromptView, read_view
-from predictor.request import RequestBody, body_from_dict
-from training.sources import DataError, Row, SourceRow
+from predictor.history import HistoryKey
+from predictor.request import RequestBody
+from training.examples import HASH_BITS, Example, logged_example, text_example, unusable
+from training.sources import DataError, SourceRow
 
-HASH_BITS: Final = 15
-# No engine has a longer context; a larger label is a broken log line.
-MAX_LABEL_TOKENS: Final = 10_000_000
-_BODY_FIELDS: Final = frozenset(RequestBody.__struct_fields__)
+# Without a `split` field the last fifth of the rows is held out.
+TRAIN_SHARE: Final = 0.8
+
+_ARRAYS: Final = ("fixed", "label", "censored", "split", "part", "model", "prompt", "tenant")
 
 BoolArray = npt.NDArray[np.bool_]
 StrArray = npt.NDArray[np.str_]
 DoubleArray = npt.NDArray[np.float64]
 
 
-class Example(msgspec.Struct):
-    """One usable row of a lengths file."""
+class Dataset(msgspec.Struct, frozen=True):
+    """Usable rows as arrays of one length n.
 
-    body: RequestBody
-    view: PromptView
-    raw: RawFeatures
-    output_tokens: float
-    censored: bool
-    split: str
-    part: str
-    prompt_hash: str
-    tenant: str
-    identifier: str
+    `label` is output tokens, `grams` the hashed n-gram counts (n, bins). Rows from a traffic log have no text:
+    `logged` then holds their whole vectors (n, len(names)), aligned by `names`, and `bodies` is empty.
+    """
 
-
-class Skipped(msgspec.Struct):
-    """Rows that could not be used, by reason."""
-
-    reasons: Counter[str] = msgspec.field(default_factory=Counter)
-
-    @property
-    def total(self) -> int:
-        """How many rows in all."""
-        return sum(self.reasons.values())
-
-
-class Dataset(msgspec.Struct):
-    """Examples as arrays of one length; `label` is output tokens, `grams` the hashed n-gram counts."""
-
-    examples: list[Example]
     fixed: FloatArray
     grams: sparse.csr_matrix
     label: DoubleArray
@@ -66,116 +41,148 @@ class Dataset(msgspec.Struct):
     part: StrArray
     model: StrArray
     prompt: StrArray
-    skipped: Skipped
+    tenant: StrArray
+    bodies: list[RequestBody]
+    keys: list[HistoryKey]
+    logged: FloatArray | None
+    names: tuple[str, ...]
+    skipped: Counter[str]
 
     def __len__(self) -> int:
-        return len(self.examples)
+        return len(self.label)
 
     def select(self, mask: BoolArray) -> "Dataset":
         """The rows where `mask` is true."""
         rows = np.flatnonzero(mask)
-        return Dataset(
-            examples=[self.examples[row] for row in rows],
-            fixed=self.fixed[rows],
+        return msgspec.structs.replace(
+            self,
+            **{name: getattr(self, name)[rows] for name in _ARRAYS},
             grams=self.grams[rows],
-            label=self.label[rows],
-            censored=self.censored[rows],
-            split=self.split[rows],
-            part=self.part[rows],
-            model=self.model[rows],
-            prompt=self.prompt[rows],
-            skipped=self.skipped,
+            bodies=[self.bodies[row] for row in rows] if self.bodies else [],
+            keys=[self.keys[row] for row in rows] if self.keys else [],
+            logged=None if self.logged is None else self.logged[rows],
         )
+
+    @classmethod
+    def concatenate(cls, parts: "list[Dataset]") -> "Dataset":
+        """Several data sets of rows with text, one below the other."""
+        joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _ARRAYS}
+        return cls(
+            **joined,
+            grams=sparse.vstack([part.grams for part in parts]).tocsr(),
+            bodies=[body for part in parts for body in part.bodies],
+            keys=[key for part in parts for key in part.keys],
+            logged=None,
+            names=(),
+            skipped=sum((part.skipped for part in parts), Counter()),
+        )
+
+    def training_rows(self) -> "Dataset":
+        """Rows whose `split` is train or, where no row has a split, the first 80%. Raises DataError if none."""
+        if (self.split != "").any():
+            mask = self.split == "train"
+        else:
+            mask = np.arange(len(self)) < max(1, int(TRAIN_SHARE * len(self)))
+        if not mask.any():
+            raise DataError("no row has split train")
+        return self.select(mask)
+
+    def heldout_rows(self, *, trained_on_this: bool) -> "Dataset":
+        """Rows whose `split` is heldout. Where no row has a split: the last 20% of a source that was trained on,
+        all of any other. Raises DataError if none."""
+        if (self.split != "").any():
+            mask = self.split == "heldout"
+        else:
+            mask = np.arange(len(self)) >= (max(1, int(TRAIN_SHARE * len(self))) if trained_on_this else 0)
+        if not mask.any():
+            raise DataError("no row is held out")
+        return self.select(mask)
 
 
 def read_dataset(rows: Iterable[SourceRow], advance: Callable[[], None] = lambda: None) -> Dataset:
-    """Read every row; `advance` is called once per row. Raises DataError for a row of the wrong type."""
-    skipped = Skipped()
+    """Read every row; `advance` is called once per row.
+
+    Raises DataError for a row of the wrong type, and where no row can be used.
+    """
+    skipped: Counter[str] = Counter()
     seen: set[str] = set()
     examples: list[Example] = []
     for location, row in rows:
         advance()
-        reason = _unusable(location, row, seen)
+        reason = unusable(location, row, seen)
         if reason is None:
-            examples.append(_example(location, row))
+            examples.append(logged_example(location, row) if "features" in row else text_example(location, row))
         else:
-            skipped.reasons[reason] += 1
+            skipped[reason] += 1
     if not examples:
-        raise DataError(f"no usable row ({_describe(skipped)})")
+        raise DataError(f"no usable row ({describe(skipped)})")
+    if len({example.vector is None for example in examples}) > 1:
+        raise DataError("some rows have text and others only features; train on one kind at a time")
     return _assemble(examples, skipped)
 
 
-def _unusable(location: str, row: Row, seen: set[str]) -> str | None:
-    """Why a row has to be left out; None where it can be used."""
-    tokens = row.get("output_tokens")
-    if tokens is None:
-        return "no output_tokens"
-    if isinstance(tokens, bool) or not isinstance(tokens, (int, float)):
-        raise DataError(f"{location}: output_tokens is a {type(tokens).__name__}, a number is expected")
-    if not math.isfinite(tokens) or tokens < 0 or tokens > MAX_LABEL_TOKENS:
-        return "output_tokens negative, absurd or not a number"
-    if row.get("hidden_reasoning"):
-        return "hidden reasoning"
-    if not row.get("messages") and not row.get("prompt"):
-        return "no prompt"
-    identifier = row.get("id")
-    if identifier is None:
-        return None
-    if str(identifier) in seen:
-        return "duplicate id"
-    seen.add(str(identifier))
-    return None
+def describe(skipped: Counter[str]) -> str:
+    """The skipped rows in words."""
+    if not skipped:
+        return "the source is empty"
+    return ", ".join(f"{count} skipped: {reason}" for reason, count in skipped.most_common())
 
 
-def _example(location: str, row: Row) -> Example:
-    try:
-        body = body_from_dict({name: value for name, value in row.items() if name in _BODY_FIELDS})
-    except msgspec.ValidationError as error:
-        raise DataError(f"{location}: {error}") from error
-    view = read_view(body)
-    limit = output_limit(body)
-    tokens = float(row["output_tokens"])
-    capped = limit is not None and tokens >= limit
-    return Example(
-        body=body,
-        view=view,
-        raw=raw_features(body, view, HASH_BITS),
-        output_tokens=float(limit) if capped and limit is not None else tokens,
-        censored=bool(row.get("truncated")) or capped,
-        split=str(row.get("split", "")),
-        part=str(row.get("part") or row.get("kind") or row.get("source") or ""),
-        prompt_hash=hashlib.blake2b(f"{view.system}\x1f{view.focus}".encode("utf-8", "replace")).hexdigest()[:16],
-        tenant=str(row.get("tenant", "default")),
-        identifier=str(row.get("id", location)),
-    )
-
-
-def _assemble(examples: list[Example], skipped: Skipped) -> Dataset:
+def _assemble(examples: list[Example], skipped: Counter[str]) -> Dataset:
     def column(of: Callable[[Example], Any]) -> npt.NDArray[Any]:
         return np.array([of(example) for example in examples])
 
+    names, logged = _stack_vectors(examples)
     return Dataset(
-        examples=examples,
-        fixed=np.stack([example.raw.fixed for example in examples]),
-        grams=_stack_grams([example.raw for example in examples]),
+        fixed=_fixed_part(examples, names, logged),
+        grams=_stack_grams([example.raw for example in examples if example.raw is not None], len(examples)),
         label=column(lambda e: e.output_tokens),
         censored=column(lambda e: e.censored),
         split=column(lambda e: e.split),
         part=column(lambda e: e.part),
-        model=column(lambda e: e.body.model or ""),
-        prompt=column(lambda e: e.prompt_hash),
+        model=column(lambda e: e.model),
+        prompt=column(lambda e: e.prompt),
+        tenant=column(lambda e: e.tenant),
+        bodies=[example.body for example in examples if example.body is not None],
+        keys=[example.key for example in examples if example.key is not None],
+        logged=logged,
+        names=names,
         skipped=skipped,
     )
 
 
-def _stack_grams(raws: list[RawFeatures]) -> sparse.csr_matrix:
+def _stack_vectors(examples: list[Example]) -> tuple[tuple[str, ...], FloatArray | None]:
+    """Logged vectors under the union of their names, NaN where a row lacks one."""
+    if examples[0].vector is None:
+        return (), None
+    names = tuple(dict.fromkeys(name for example in examples for name in example.names))
+    place = {name: column for column, name in enumerate(names)}
+    logged = np.full((len(examples), len(names)), np.nan, dtype=np.float32)
+    for row, example in enumerate(examples):
+        logged[row, [place[name] for name in example.names]] = example.vector
+    return names, logged
+
+
+def _fixed_part(examples: list[Example], names: tuple[str, ...], logged: FloatArray | None) -> FloatArray:
+    if logged is None:
+        return np.stack([example.raw.fixed for example in examples if example.raw is not None])
+    return pick_columns(logged, names, FIXED_NAMES)
+
+
+def pick_columns(matrix: FloatArray, names: tuple[str, ...], wanted: tuple[str, ...]) -> FloatArray:
+    """The wanted columns by name, NaN where the matrix lacks one."""
+    place = {name: column for column, name in enumerate(names)}
+    picked = np.full((len(matrix), len(wanted)), np.nan, dtype=np.float32)
+    for column, name in enumerate(wanted):
+        if name in place:
+            picked[:, column] = matrix[:, place[name]]
+    return picked
+
+
+def _stack_grams(raws: list[RawFeatures], rows: int) -> sparse.csr_matrix:
+    if not raws:
+        return sparse.csr_matrix((rows, 1 << HASH_BITS), dtype=np.float32)
     offsets = np.concatenate(([0], np.cumsum([len(raw.bins) for raw in raws])))
     bins = np.concatenate([raw.bins for raw in raws])
     counts = np.concatenate([raw.counts for raw in raws])
-    return sparse.csr_matrix((counts, bins, offsets), shape=(len(raws), 1 << HASH_BITS))
-
-
-def _describe(skipped: Skipped) -> str:
-    if not skipped.reasons:
-        return "the source is empty"
-    return ", ".join(f"{count} skipped: {reason}" for reason, count in skipped.reasons.most_common())
+    return sparse.csr_matrix((counts, bins, offsets), shape=(rows, 1 << HASH_BITS))

@@ -1,85 +1,119 @@
 """Builds the artifact that ships in the wheel: `python -m training.default_artifact --data DIR`.
 
-Only `train` rows of openly licensed lengths. One row per prompt, its label the mean log length over chat
-models after each model's own level is taken out, so that the order says "long for whatever model".
+Only `train` rows of openly licensed lengths. Prompts of the public benchmark teach no prior column, in neither
+split, so that a ranker trained on the benchmark starts from other people's prompts alone.
 """
 
 import argparse
 import sys
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
+from scipy import sparse
 
+from predictor.artifact import load_artifact
+from predictor.features.schema import FloatArray
 from predictor.lightgbm_ranker import DEFAULT_ARTIFACT
-from training.dataset import read_dataset
-from training.sources import Row, SourceRow, read_source
-from training.train import train
+from training.bundle import write_bundle
+from training.dataset import Dataset, read_dataset
+from training.default_card import CARD, model_card
+from training.fit_priors import FittedPriors, PriorGroup, fit_priors
+from training.head_inputs import apply_head, fit_idf, fit_kernel_map
+from training.open_lengths import benchmark_prompts, prompt_lengths
+from training.progress import show_progress
+from training.sources import SourceRow
+from training.train import rank_target, train
 
-# File, and how many prompts of it at most: no source may drown the others.
-SOURCES: Final = (
-    ("lengths-arena_hard.parquet", 1_000),
-    ("lengths-fastchat_vicuna80.parquet", 1_000),
-    ("lengths-self_instruct_252.parquet", 1_000),
-    ("lengths-misguided_attention.parquet", 1_000),
-    ("lengths-zeroeval.parquet", 1_500),
-    ("lengths-mmlu_pro.parquet", 2_500),
-)
-_CHAT_KINDS: Final = ("chat", "instruct", "chat-fewshot")
-
-
-def chat_rows(path: Path) -> Iterator[Row]:
-    """Uncensored training rows of models that chat, with what their providers let one see."""
-    for _, row in read_source(str(path)):
-        usable = row["split"] == "train" and row.get("kind") in _CHAT_KINDS and row.get("output_tokens", 0) > 0
-        if usable and not row.get("hidden_reasoning"):
-            yield row
+# Rows of each group that the ranker itself sees, and what share of the weight they have together: chat is rare
+# in open data and is what Headway meets.
+_RANKER_ROWS: Final = {"chat": 1_000, "exam": 1_500, "reason": 1_500}
+_SHARES: Final = {"chat": 0.5, "exam": 0.2, "reason": 0.3}
+_BALANCED_ROWS: Final = 800
+_SEED: Final = 0
 
 
-def mean_over_models(rows: Iterable[Row], limit: int, rng: np.random.Generator) -> list[Row]:
-    """One row per prompt: the mean log length, each model's level brought to the mean of all models."""
-    lengths: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    first: dict[str, Row] = {}
-    for row in rows:
-        lengths[row["model"]][row["prompt_id"]].append(float(np.log1p(row["output_tokens"])))
-        first.setdefault(row["prompt_id"], row)
-    level = {model: float(np.mean([np.mean(v) for v in by.values()])) for model, by in lengths.items()}
-    overall = float(np.mean(list(level.values())))
-    values: dict[str, list[float]] = defaultdict(list)
-    for model, by_prompt in lengths.items():
-        for prompt, logs in by_prompt.items():
-            values[prompt].append(float(np.mean(logs)) - level[model] + overall)
-    kept = sorted(values)
-    if len(kept) > limit:
-        kept = [kept[index] for index in sorted(rng.choice(len(kept), limit, replace=False))]
-    return [_row(first[prompt], float(np.expm1(np.mean(values[prompt])))) for prompt in kept]
+class Group(NamedTuple):
+    """Prompts of one kind; `fresh` marks those that the benchmark does not hold."""
 
-
-def _row(row: Row, tokens: float) -> Row:
-    return {
-        "prompt": row["prompt"],
-        "output_tokens": max(1.0, round(tokens, 1)),
-        "split": "train",
-        "part": row["source"],
-    }
+    name: str
+    data: Dataset
+    fresh: npt.NDArray[np.bool_]
 
 
 def main() -> int:
-    """Read the sources, train, write."""
+    """Read the sources, fit, evaluate on held-out rows, write."""
     parser = argparse.ArgumentParser(prog="python -m training.default_artifact")
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of the lengths files")
     parser.add_argument("--out", type=Path, default=DEFAULT_ARTIFACT, metavar="DIR")
     args = parser.parse_args()
-    rng = np.random.default_rng(0)
-    rows: list[SourceRow] = []
-    for name, limit in SOURCES:
-        chosen = mean_over_models(chat_rows(args.data / name), limit, rng)
-        print(f"{name}: {len(chosen)} prompts", file=sys.stderr)
-        rows.extend(SourceRow(f"{name}:{number}", row) for number, row in enumerate(chosen))
-    print(train(read_dataset(rows), args.out, source="default", seed=0), file=sys.stderr)
+    rng = np.random.default_rng(_SEED)
+    held = benchmark_prompts(args.data)
+    groups = [read_group(args.data, name, held) for name in _RANKER_ROWS]
+    priors = fit_group_priors(groups, rng)
+    chosen = [choose_rows(group, priors, rng) for group in groups]
+    data, lent, weight = merge(chosen)
+    with show_progress() as steps:
+        bundle, report = train(
+            data, priors.head, objective="cross_entropy", seed=_SEED, steps=steps, lent=lent, weight=weight
+        )
+    notes = {**report, "groups": {group.name: len(group.data) for group in groups}}
+    write_bundle(bundle, args.out, notes)
+    card = model_card(load_artifact(args.out), args.data, notes)
+    write_bundle(bundle, args.out, notes, {CARD: card.encode()})
+    sys.stderr.write(card)
     return 0
+
+
+def read_group(folder: Path, name: str, held: frozenset[str]) -> Group:
+    """The training prompts of a group with their typical lengths."""
+    lengths = prompt_lengths(folder, name)
+    rows = [
+        SourceRow(f"{name}:{number}", {"prompt": prompt, "output_tokens": tokens, "split": "train", "part": name})
+        for number, (prompt, tokens) in enumerate(lengths.items())
+    ]
+    return Group(name, read_dataset(rows), np.array([prompt not in held for prompt in lengths]))
+
+
+def fit_group_priors(groups: list[Group], rng: np.random.Generator) -> FittedPriors:
+    """Prior columns of every group; document frequencies and landmarks come from as many rows of each."""
+    fresh = [group.data.select(group.fresh) for group in groups]
+    sample = [data.select(_some(len(data), _BALANCED_ROWS, rng)) for data in fresh]
+    idf = fit_idf(sparse.vstack([data.grams for data in sample]))
+    mapped = fit_kernel_map(np.vstack([data.fixed for data in sample]), _SEED)
+    named = [
+        PriorGroup(group.name, data.grams, data.fixed, rank_target(data.label), data.prompt)
+        for group, data in zip(groups, fresh, strict=True)
+    ]
+    return fit_priors(named, idf, mapped, _SEED)
+
+
+def choose_rows(
+    group: Group, priors: FittedPriors, rng: np.random.Generator
+) -> tuple[Dataset, FloatArray, npt.NDArray[np.float64]]:
+    """The group's rows for the ranker, their prior outputs (its own columns out of fold) and their weights."""
+    outputs = apply_head(priors.head, group.data.grams, group.data.fixed)
+    own = [number for number, name in enumerate(priors.head.names) if f".prior_{group.name}" in name]
+    outputs[np.ix_(np.flatnonzero(group.fresh), own)] = priors.out_of_fold[group.name]
+    mask = _some(len(group.data), _RANKER_ROWS[group.name], rng)
+    count = int(mask.sum())
+    return group.data.select(mask), outputs[mask], np.full(count, _SHARES[group.name] / count)
+
+
+def merge(
+    chosen: list[tuple[Dataset, FloatArray, npt.NDArray[np.float64]]],
+) -> tuple[Dataset, FloatArray, npt.NDArray[np.float64]]:
+    """All groups as one data set, with weights of mean 1."""
+    data = Dataset.concatenate([part for part, _, _ in chosen])
+    weight = np.concatenate([weights for _, _, weights in chosen])
+    return data, np.vstack([outputs for _, outputs, _ in chosen]), weight * len(weight) / weight.sum()
+
+
+def _some(rows: int, limit: int, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
+    mask = np.zeros(rows, dtype=np.bool_)
+    mask[rng.choice(rows, min(rows, limit), replace=False)] = True
+    return mask
 
 
 if __name__ == "__main__":

@@ -4,29 +4,46 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from predictor.artifact import Artifact, load_artifact
 from predictor.errors import PredictorError
-from training.dataset import Dataset, read_dataset
+from predictor.features.extractor import set_history
+from predictor.features.schema import FloatArray
+from predictor.features.view import read_view
+from predictor.history import history_key
+from training.dataset import Dataset, pick_columns, read_dataset
 from training.head_inputs import apply_head
+from training.latency import measure
+from training.progress import show_progress
 from training.ranking_metrics import bootstrap_interval, kendall_tau_b, pairwise_accuracy
-from training.sources import DataError, read_source
+from training.regret import share_of_oracle_gain
+from training.simulate_tenants import assign_tenants, replay_history, simulate_arrivals
+from training.sources import DataError, fingerprint, read_source
+
+_MIN_ROWS_APART: Final = 10
+_SEED: Final = 0
+_DoubleArray = npt.NDArray[np.float64]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `headway evaluate`."""
     parser.add_argument("--artifact", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--on", required=True, metavar="SRC", help="*.jsonl[.gz], *.parquet, …")
+    parser.add_argument("--on", required=True, metavar="SRC", help="*.jsonl[.gz], *.parquet, sqlite:///")
     parser.add_argument("--json", action="store_true", help="print one JSON document on stdout")
 
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate and report; 1 and one line on stderr where the data or the artifact is unusable."""
     try:
-        report = evaluate(load_artifact(args.artifact), read_dataset(read_source(args.on)))
+        artifact = load_artifact(args.artifact)
+        with show_progress() as steps:
+            data = read_dataset(read_source(args.on), steps.stage("reading rows"))
+        known = artifact.metadata.training.get("fingerprint") == fingerprint(args.on)
+        report = evaluate(artifact, data, trained_on_this=known)
     except (DataError, PredictorError) as error:
         print(f"headway evaluate: {error}", file=sys.stderr)
         return 1
@@ -34,22 +51,92 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def evaluate(artifact: Artifact, data: Dataset) -> dict[str, Any]:
-    """All figures of one artifact on the held-out rows of `data`."""
-    rows = data.select(data.split == "heldout") if (data.split != "").any() else data
-    matrix = np.hstack([rows.fixed, apply_head(artifact.head, rows.grams, rows.fixed)])
-    score = np.array([artifact.ensemble.score(row) for row in matrix])
-    rng = np.random.default_rng(0)
+def evaluate(artifact: Artifact, data: Dataset, *, trained_on_this: bool = False) -> dict[str, Any]:
+    """All figures of one artifact on the held-out rows of `data`, from text alone where these have text."""
+    rows = data.heldout_rows(trained_on_this=trained_on_this)
+    matrix = vectors(artifact, rows)
+    score = score_rows(artifact, matrix)
+    rng = np.random.default_rng(_SEED)
     return {
+        "artifact": artifact.metadata.name,
         "rows": len(rows),
         "rows_censored": int(rows.censored.sum()),
+        "rows_skipped": dict(data.skipped),
         "kendall_tau_b": kendall_tau_b(rows.label, score),
         "kendall_tau_b_interval": bootstrap_interval(rows.label, score, rows.prompt, rng),
         "pairwise_accuracy": pairwise_accuracy(rows.label, score, rng),
-        "by_part": {
-            str(part): kendall_tau_b(rows.label[rows.part == part], score[rows.part == part])
-            for part in np.unique(rows.part)
-        },
+        "prompt_length_tau_b": kendall_tau_b(rows.label, _prompt_size(rows)),
+        "regret": share_of_oracle_gain(rows.label, score),
+        "by_part": _apart(rows.part, rows, score),
+        "by_model": _apart(rows.model, rows, score),
+        **_calibration(artifact, rows, score),
+        **_with_history(artifact, data, rows, matrix),
+        **measure(artifact, rows.bodies),
+    }
+
+
+def vectors(artifact: Artifact, rows: Dataset) -> FloatArray:
+    """The artifact's feature vectors (n, features) of the rows."""
+    if rows.logged is not None:
+        return pick_columns(rows.logged, rows.names, artifact.schema.names)
+    return np.hstack([rows.fixed, apply_head(artifact.head, rows.grams, rows.fixed)])
+
+
+def score_rows(artifact: Artifact, matrix: FloatArray) -> _DoubleArray:
+    """The ensemble's score of each row, by the very code that serves."""
+    return np.array([artifact.ensemble.score(row) for row in matrix])
+
+
+def _prompt_size(rows: Dataset) -> _DoubleArray:
+    from predictor.features.extractor import FIXED_NAMES
+
+    return rows.fixed[:, FIXED_NAMES.index("size.total")].astype(np.float64)
+
+
+def _apart(group: npt.NDArray[np.str_], rows: Dataset, score: _DoubleArray) -> dict[str, Any]:
+    """tau-b within each group that has enough rows to tell."""
+    names, counts = np.unique(group, return_counts=True)
+    return {
+        str(name): {"rows": int(count), "kendall_tau_b": kendall_tau_b(rows.label[group == name], score[group == name])}
+        for name, count in zip(names, counts, strict=True)
+        if count >= _MIN_ROWS_APART
+    }
+
+
+def _calibration(artifact: Artifact, rows: Dataset, score: _DoubleArray) -> dict[str, float | None]:
+    """How the stated tokens and spread compare with the answers that ended by themselves."""
+    kept = ~rows.censored
+    if not kept.any():
+        return {"expected_over_actual": None, "interval_coverage_80": None}
+    stated = [artifact.calibration.predict(value) for value in score[kept]]
+    actual = rows.label[kept]
+    inside = [p.p10_tokens <= value <= p.p90_tokens for p, value in zip(stated, actual, strict=True)]
+    total = float(actual.sum())
+    return {
+        "expected_over_actual": sum(p.tokens for p in stated) / total if total else None,
+        "interval_coverage_80": float(np.mean(inside)),
+    }
+
+
+def _with_history(artifact: Artifact, data: Dataset, rows: Dataset, matrix: FloatArray) -> dict[str, Any]:
+    """The same rows again with the history of simulated tenants, who sent the training rows before."""
+    if rows.logged is not None:
+        return {}
+    earlier = data.select(data.split == "train")
+    label = np.concatenate([earlier.label, rows.label])
+    rng = np.random.default_rng(_SEED)
+    bodies = [*earlier.bodies, *rows.bodies]
+    tenants = assign_tenants(np.concatenate([earlier.part, rows.part]), label, rng)
+    keys = [history_key(t, body.model, read_view(body)) for t, body in zip(tenants, bodies, strict=True)]
+    order = np.concatenate([rng.permutation(len(earlier)), len(earlier) + rng.permutation(len(rows))])
+    censored = np.concatenate([earlier.censored, rows.censored])
+    history = replay_history(keys, label, censored, simulate_arrivals(order, label, rng))
+    known = matrix.copy()
+    set_history(known, history[len(earlier) :])
+    score = score_rows(artifact, known)
+    return {
+        "history_kendall_tau_b": kendall_tau_b(rows.label, score),
+        "history_kendall_tau_b_interval": bootstrap_interval(rows.label, score, rows.prompt, rng),
     }
 
 

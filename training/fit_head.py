@@ -12,7 +12,7 @@ from sklearn.linear_model import Ridge
 from predictor.features.schema import FloatArray
 from predictor.kernel import Kernel
 from predictor.text_head import TextHead, projection_id
-from training.dataset import HASH_BITS
+from training.examples import HASH_BITS
 from training.folds import held_out_masks
 from training.head_inputs import KernelMap, apply_head, fit_idf, fit_kernel_map, weigh
 
@@ -54,13 +54,15 @@ def fit_head(
     fold: FoldArray,
     seed: int,
     base: TextHead | None = None,
+    lent_outputs: FloatArray | None = None,
 ) -> FittedHead:
     """Fit on n-gram counts (rows, bins), fixed features and targets in [0, 1] (rows,).
 
     `base` lends its document frequencies and its prior columns: what other people's prompts have taught.
+    `lent_outputs` are these columns' outputs where the rows themselves taught them, out of fold.
     """
     lent = prior_head(base, fit_idf(grams) if base is None else base.idf)
-    priors = apply_head(lent, grams, fixed)
+    priors = apply_head(lent, grams, fixed) if lent_outputs is None else lent_outputs
     weighted, mapped = weigh(grams, lent.idf), fit_kernel_map(fixed, seed)
     joint = joint_inputs(weighted, mapped.features(fixed), priors)
     ridge = fit_ridge(weighted, target)
@@ -68,6 +70,7 @@ def fit_head(
     svd = TruncatedSVD(min(SVD_OUTPUTS, max(1, min(grams.shape) - 1)), random_state=seed).fit(weighted)
     head = _append(lent, svd.components_.T, ridge, regression, mapped)
     outputs = apply_head(head, grams, fixed)
+    outputs[:, : priors.shape[1]] = priors
     outputs[:, -2] = out_of_fold(weighted, target, fold)
     outputs[:, -1] = out_of_fold(joint, target, fold)
     return FittedHead(head, outputs)

@@ -11,7 +11,7 @@ from scipy import sparse
 
 from predictor.features.schema import FloatArray
 from predictor.text_head import TextHead, projection_id
-from training.dataset import HASH_BITS
+from training.examples import HASH_BITS
 from training.fit_head import BINS, PRIOR, fit_ridge, joint_inputs, out_of_fold, take_apart
 from training.folds import assign_folds
 from training.head_inputs import KernelMap, weigh

@@ -1,5 +1,6 @@
 """Fits the ensemble: LightGBM on everything known, beside the text head's kernel regression."""
 
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 import lightgbm
@@ -12,6 +13,7 @@ from training.folds import held_out_masks
 
 DoubleArray = npt.NDArray[np.float64]
 
+RANKING: Final = frozenset({"lambdarank", "rank_xendcg"})
 _GRADES: Final = 30
 _GROUP_ROWS: Final = 100
 _COMMON: Final[dict[str, Any]] = {
@@ -32,11 +34,24 @@ _ROUNDS: Final = 400
 
 
 class Voice(NamedTuple):
-    """A member to be: an objective of LightGBM's, or the name of a feature; and its weight."""
+    """A member to be: an objective of LightGBM's, or the name of a feature that is a prediction; its weight."""
 
     objective: str
     weight: float
     feature: str | None = None
+
+
+class Rows(NamedTuple):
+    """Feature vectors (n, features), targets in [0, 1], fold numbers and weights, all of one length n.
+
+    The target is the label's place among the others: an order needs nothing else, and the long tail of lengths
+    cannot dominate the fit.
+    """
+
+    matrix: FloatArray
+    target: DoubleArray
+    fold: npt.NDArray[np.intp]
+    weight: DoubleArray
 
 
 class FittedRanker(NamedTuple):
@@ -48,44 +63,46 @@ class FittedRanker(NamedTuple):
 
 
 def fit_ranker(
-    matrix: FloatArray, names: tuple[str, ...], target: DoubleArray, fold: npt.NDArray[np.intp], voices: list[Voice], seed: int
+    rows: Rows, names: tuple[str, ...], voices: Sequence[Voice], seed: int, advance: Callable[[], None] = lambda: None
 ) -> FittedRanker:
-    """Fit on (rows, features) and targets in [0, 1] (rows,), the label's place among the others."""
+    """Fit every voice; `advance` is called once per voice."""
     members: list[Member] = []
     models: dict[str, str] = {}
-    total = np.zeros(len(target))
+    total = np.zeros(len(rows.target))
     for number, voice in enumerate(voices):
+        file = None
         if voice.feature is not None:
-            scores = matrix[:, names.index(voice.feature)].astype(np.float64)
+            scores = rows.matrix[:, names.index(voice.feature)].astype(np.float64)
         else:
-            booster, scores = _cross_fit(matrix, target, fold, voice.objective, seed + number)
-            models[f"booster-{number}.txt.gz"] = booster.model_to_string()
+            file = f"booster-{number}.txt.gz"
+            booster, scores = _cross_fit(rows, voice.objective, seed + number)
+            models[file] = booster.model_to_string()
         center, scale = float(scores.mean()), max(float(scores.std()), 1e-6)
-        file = f"booster-{number}.txt.gz" if voice.feature is None else None
         members.append(Member(voice.objective, voice.weight, center, scale, file, voice.feature))
         total += voice.weight * (scores - center) / scale
+        advance()
     return FittedRanker(members, models, total / sum(voice.weight for voice in voices))
 
 
-def _cross_fit(
-    matrix: FloatArray, target: DoubleArray, fold: npt.NDArray[np.intp], objective: str, seed: int
-) -> tuple[lightgbm.Booster, DoubleArray]:
+def _cross_fit(rows: Rows, objective: str, seed: int) -> tuple[lightgbm.Booster, DoubleArray]:
     """The booster of all rows, and raw scores of each row by one that has not seen its prompt."""
-    final = fit_booster(matrix, target, objective, seed)
-    scores = np.asarray(final.predict(matrix, raw_score=True))
-    for held in held_out_masks(fold):
-        scores[held] = fit_booster(matrix[~held], target[~held], objective, seed).predict(matrix[held], raw_score=True)
+    final = fit_booster(rows, objective, seed)
+    scores = np.asarray(final.predict(rows.matrix, raw_score=True))
+    for held in held_out_masks(rows.fold):
+        kept = Rows(*(array[~held] for array in rows))
+        scores[held] = fit_booster(kept, objective, seed).predict(rows.matrix[held], raw_score=True)
     return final, scores
 
 
-def fit_booster(matrix: FloatArray, target: DoubleArray, objective: str, seed: int) -> lightgbm.Booster:
+def fit_booster(rows: Rows, objective: str, seed: int) -> lightgbm.Booster:
     """One booster. Ranking objectives see random groups of rows, as if these had waited together."""
     parameters = {**_COMMON, "objective": objective, "seed": seed}
-    if objective not in ("lambdarank", "rank_xendcg"):
-        return lightgbm.train(parameters, lightgbm.Dataset(matrix, target), _ROUNDS)
-    order = np.random.default_rng(seed).permutation(len(target))
-    grades = np.minimum(_GRADES - 1, (target * _GRADES).astype(int))[order]
+    if objective not in RANKING:
+        data = lightgbm.Dataset(rows.matrix, rows.target, weight=rows.weight)
+        return lightgbm.train(parameters, data, _ROUNDS)
+    order = np.random.default_rng(seed).permutation(len(rows.target))
+    grades = np.minimum(_GRADES - 1, (rows.target * _GRADES).astype(int))[order]
     groups = [len(part) for part in np.array_split(order, max(1, len(order) // _GROUP_ROWS))]
-    data = lightgbm.Dataset(matrix[order], grades, group=groups)
+    data = lightgbm.Dataset(rows.matrix[order], grades, weight=rows.weight[order], group=groups)
     parameters |= {"label_gain": list(range(_GRADES + 1)), "lambdarank_truncation_level": _GROUP_ROWS}
     return lightgbm.train(parameters, data, _ROUNDS)

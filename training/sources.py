@@ -1,13 +1,21 @@
 """Where rows come from: `--from` and `--on` name a lengths file, a Parquet table or a traffic log."""
 
 import gzip
+import hashlib
 import json
 import sqlite3
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
+import msgspec
+
+from predictor.records import Outcome, TrafficRecord
+from predictor.traffic_store import read_records, read_schemas
+
+# What the engines' dialects call an answer that was cut at its limit.
+_CUT: Final = frozenset({"length", "max_tokens", "max_output_tokens", "incomplete"})
 Row = dict[str, Any]
 
 
@@ -36,6 +44,13 @@ def read_source(source: str) -> Iterator[SourceRow]:
     if source.endswith((".jsonl", ".jsonl.gz")):
         return _read_jsonl(path)
     raise DataError(f"{source}: unknown kind of source; use *.jsonl, *.jsonl.gz, *.parquet, sqlite:/// or redis://")
+
+
+def fingerprint(source: str) -> str:
+    """Sixteen digits that tell one file's content from another's; a traffic log goes by its name, for it grows."""
+    path = Path(source)
+    data = source.encode() if "://" in source or not path.is_file() else path.read_bytes()
+    return hashlib.sha256(data).hexdigest()[:16]
 
 
 def _read_jsonl(path: Path) -> Iterator[SourceRow]:
@@ -89,12 +104,19 @@ def _present(row: Row) -> Row:
 
 
 def _read_sqlite(path: Path) -> Iterator[SourceRow]:
+    """Answers that ended by themselves or at their limit; others say nothing of how long they would have been."""
     if not path.is_file():
         raise DataError(f"sqlite:///{path}: no such file")
     try:
-        connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
-        connection.row_factory = sqlite3.Row
-        for number, row in enumerate(connection.execute("SELECT * FROM traffic ORDER BY arrival_us"), start=1):
-            yield SourceRow(f"sqlite:///{path}:row {number}", _present(dict(row)))
-    except sqlite3.Error as error:
+        schemas = read_schemas(path)
+        for number, record in enumerate(read_records(path), start=1):
+            if record.outcome is Outcome.COMPLETED and record.schema in schemas:
+                yield SourceRow(f"sqlite:///{path}:row {number}", _logged(record, schemas[record.schema]))
+    except (sqlite3.Error, msgspec.DecodeError, ValueError) as error:
         raise DataError(f"sqlite:///{path}: not a readable traffic log: {error}") from error
+
+
+def _logged(record: TrafficRecord, names: tuple[str, ...]) -> Row:
+    row = msgspec.structs.asdict(record)
+    truncated = record.finish_reason in _CUT
+    return {**row, "id": record.request_id, "feature_names": names, "truncated": truncated}

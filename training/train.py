@@ -4,7 +4,6 @@ import argparse
 import json
 import sys
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,104 +11,133 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from predictor.artifact import Metadata, SelfTest, load_artifact, pack_files, save_artifact
-from predictor.booster import Booster
-from predictor.ensemble import Ensemble
+from predictor.artifact import load_artifact
 from predictor.errors import PredictorError
-from predictor.features.extractor import schema_of
-from predictor.features.schema import FloatArray, Schema
-from training.dataset import Dataset, read_dataset
-from training.fit_head import fit_head
+from predictor.features.extractor import schema_of, set_history
+from predictor.features.schema import FloatArray
+from predictor.features.view import read_view
+from predictor.history import history_key
+from predictor.lightgbm_ranker import DEFAULT_ARTIFACT
+from predictor.text_head import TextHead
+from training.bundle import Bundle, write_bundle
+from training.dataset import Dataset, pick_columns, read_dataset
 from training.fit_calibration import fit_calibration
-from training.fit_ranker import FittedRanker, Voice, fit_ranker
+from training.fit_head import FittedHead, fit_head
+from training.fit_ranker import Rows, Voice, fit_ranker
 from training.folds import assign_folds
-from training.sources import DataError, read_source
+from training.progress import Steps, show_progress
+from training.simulate_tenants import assign_tenants, replay_history, simulate_arrivals
+from training.sources import DataError, fingerprint, read_source
 
 FOLDS: Final = 5
+# How much the head's own regression says beside LightGBM, chosen by cross-validation: less is worse on hundreds
+# of rows, more is worse on thousands.
+_KERNEL_WEIGHT: Final = 0.5
+_DoubleArray = npt.NDArray[np.float64]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `headway train`."""
-    parser.add_argument("--from", dest="source", required=True, metavar="SRC", help="*.jsonl[.gz], *.parquet, …")
+    parser.add_argument("--from", dest="source", required=True, metavar="SRC", help="*.jsonl[.gz], *.parquet, sqlite:///")
     parser.add_argument("--out", type=Path, default=Path("build/artifact"), metavar="DIR", help="artifact to write")
+    parser.add_argument(
+        "--base", default=str(DEFAULT_ARTIFACT), metavar="DIR|none",
+        help="artifact whose prior columns to start from (default: the one that ships with Headway)",
+    )  # fmt: skip
+    parser.add_argument("--objective", default="cross_entropy", help="LightGBM's objective (default cross_entropy)")
     parser.add_argument("--seed", type=int, default=0, help="seed of everything random (default 0)")
     parser.add_argument("--json", action="store_true", help="print one JSON document on stdout")
 
 
 def run(args: argparse.Namespace) -> int:
     """Train and write the artifact; 1 and one line on stderr where the data or the directory is unusable."""
+    started = time.monotonic()
     try:
-        report = train(read_dataset(read_source(args.source)), args.out, source=args.source, seed=args.seed)
+        with show_progress() as steps:
+            data = read_dataset(read_source(args.source), steps.stage("reading rows"))
+            base = None if args.base == "none" else load_artifact(Path(args.base)).head
+            bundle, report = train(data, base, objective=args.objective, seed=args.seed, steps=steps)
+        report |= {"source": args.source, "fingerprint": fingerprint(args.source)}
+        report |= {"seconds": round(time.monotonic() - started, 2)}
+        write_bundle(bundle, args.out, report)
     except (DataError, PredictorError) as error:
         print(f"headway train: {error}", file=sys.stderr)
         return 1
+    report["out"] = str(args.out)
     print(json.dumps(report) if args.json else "\n".join(f"{key}: {value}" for key, value in report.items()))
     return 0
 
 
-def train(data: Dataset, out: Path, *, source: str, seed: int) -> dict[str, Any]:
-    """Fit on the training rows of `data` and write the artifact to `out`; returns the report."""
-    started = time.monotonic()
-    rows = training_rows(data)
+def train(
+    data: Dataset,
+    base: TextHead | None,
+    *,
+    objective: str,
+    seed: int,
+    steps: Steps,
+    lent: FloatArray | None = None,
+    weight: _DoubleArray | None = None,
+) -> tuple[Bundle, dict[str, Any]]:
+    """Fit on the training rows of `data`; `base` lends prior columns to text, and its whole head to logged rows.
+
+    `lent` are the prior columns' outputs for rows that these were fitted on; `weight` is one number per row.
+    """
+    rows = data.training_rows()
     target = rank_target(rows.label)
-    rng = np.random.default_rng(seed)
-    fold = assign_folds(rows.prompt, FOLDS, rng)
-    fitted = fit_head(rows.grams, rows.fixed, target, fold, seed)
-    schema = schema_of(fitted.head)
-    matrix = np.hstack([rows.fixed, fitted.outputs])
-    voices = [Voice("cross_entropy", 0.6), Voice("kernel", 0.4, fitted.head.names[-1])]
-    ranker = fit_ranker(matrix, schema.names, target, fold, voices, seed)
-    calibration = fit_calibration(ranker.scores, rows.label, rows.censored)
+    fold = assign_folds(rows.prompt, FOLDS, np.random.default_rng(seed))
+    advance = steps.stage("fitting", total=3)
+    if rows.logged is None:
+        fitted = fit_head(rows.grams, rows.fixed, target, fold, seed, base, lent)
+    else:
+        fitted = _logged_head(rows, base)
+    advance()
+    names = schema_of(fitted.head).names
+    known = _with_histories(rows, np.hstack([rows.fixed, fitted.outputs]), seed)
+    copies = len(known) // len(rows)
+    weights = np.ones(len(rows)) if weight is None else weight
+    table = Rows(known, np.tile(target, copies), np.tile(fold, copies), np.tile(weights, copies))
+    ranker = fit_ranker(table, names, voices_for(fitted.head, objective), seed, advance)
+    calibration = fit_calibration(ranker.scores, np.tile(rows.label, copies), np.tile(rows.censored, copies))
     report = {
         "rows": len(rows),
         "rows_censored": int(rows.censored.sum()),
-        "rows_skipped": dict(data.skipped.reasons),
-        "seconds": round(time.monotonic() - started, 2),
-        "out": str(out),
+        "rows_skipped": dict(data.skipped),
+        "objective": objective,
+        "seed": seed,
+        "base": None if base is None else schema_of(base).id,
     }
-    metadata = Metadata(
-        name=f"{out.name}-{datetime.now(UTC):%Y%m%d%H%M%S}",
-        schema_id=schema.id,
-        feature_names=list(schema.names),
-        members=ranker.members,
-        sha256={},
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        training={**report, "source": source, "seed": seed},
-    )
-    expected = expected_score(ranker, schema, matrix[0])
-    unproved = pack_files(fitted.head, ranker.models, calibration, SelfTest(_row(matrix[0]), expected))
-    save_artifact(out, unproved, metadata)
-    load_artifact(out)
-    return report
+    return Bundle(fitted.head, ranker, calibration, known[0]), report
 
 
-def rank_target(label: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Each label's place among all, in (0, 1], ties sharing their mean.
-
-    An order needs nothing else, and the long tail of lengths cannot dominate the fit.
-    """
+def rank_target(label: _DoubleArray) -> _DoubleArray:
+    """Each label's place among all, in (0, 1], ties sharing their mean."""
     return np.asarray(stats.rankdata(label) / len(label), dtype=np.float64)
 
 
-def training_rows(data: Dataset) -> Dataset:
-    """Rows whose `split` is train, or, where no row has one, the first 80%."""
-    if (data.split != "").any():
-        mask = data.split == "train"
-    else:
-        mask = np.arange(len(data)) < max(1, int(0.8 * len(data)))
-    if not mask.any():
-        raise DataError("no row has split train")
-    return data.select(mask)
+def voices_for(head: TextHead, objective: str) -> list[Voice]:
+    """LightGBM, and the head's own regression where it has one."""
+    own = [Voice("kernel", _KERNEL_WEIGHT, name) for name in head.names if name.endswith(".kernel")]
+    return [Voice(objective, 1.0), *own]
 
 
-def _row(row: np.ndarray[Any, np.dtype[np.float32]]) -> list[float | None]:
-    return [None if np.isnan(value) else float(value) for value in row]
+def _logged_head(rows: Dataset, base: TextHead | None) -> FittedHead:
+    """The head that wrote a traffic log, and its logged outputs: without text there is nothing to fit one on."""
+    if base is None or rows.logged is None:
+        raise DataError("a traffic log holds no text to fit a head on; name the artifact that wrote it with --base")
+    return FittedHead(base, pick_columns(rows.logged, rows.names, base.names))
 
 
-def expected_score(ranker: FittedRanker, schema: Schema, row: FloatArray) -> float:
-    """What the artifact must answer on its self-test row."""
-    boosters = {file: Booster(text, len(schema.names)) for file, text in ranker.models.items()}
-    return Ensemble(ranker.members, boosters, schema).score(row)
+def _with_histories(rows: Dataset, matrix: FloatArray, seed: int) -> FloatArray:
+    """The rows once without history and, where it is not logged, once more with a simulated one below."""
+    if rows.logged is not None:
+        return matrix
+    rng = np.random.default_rng(seed)
+    tenants = assign_tenants(rows.part, rows.label, rng)
+    keys = [history_key(t, body.model, read_view(body)) for t, body in zip(tenants, rows.bodies, strict=True)]
+    arrivals = simulate_arrivals(rng.permutation(len(rows)), rows.label, rng)
+    known = matrix.copy()
+    set_history(known, replay_history(keys, rows.label, rows.censored, arrivals))
+    return np.vstack([matrix, known])
 
 
 if __name__ == "__main__":

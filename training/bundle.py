@@ -1,0 +1,51 @@
+"""From a fitted head and ranker to an artifact directory that has proved itself."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from predictor.artifact import Metadata, SelfTest, load_artifact, pack_files, save_artifact
+from predictor.booster import Booster
+from predictor.calibration import Calibration
+from predictor.ensemble import Ensemble
+from predictor.features.extractor import schema_of
+from predictor.features.schema import FloatArray
+from predictor.text_head import TextHead
+from training.fit_ranker import FittedRanker
+
+
+class Bundle(NamedTuple):
+    """All that an artifact is made of; `row` is the feature vector of its self-test."""
+
+    head: TextHead
+    ranker: FittedRanker
+    calibration: Calibration
+    row: FloatArray
+
+
+def write_bundle(bundle: Bundle, out: Path, notes: dict[str, Any], extra: dict[str, bytes] | None = None) -> None:
+    """Write the artifact and load it once. `extra` are further files, by name. Raises ArtifactError."""
+    schema = schema_of(bundle.head)
+    boosters = {file: Booster(text, len(schema.names)) for file, text in bundle.ranker.models.items()}
+    score = Ensemble(bundle.ranker.members, boosters, schema).score(bundle.row)
+    selftest = SelfTest(_nulls(bundle.row), score)
+    now = datetime.now(UTC)
+    metadata = Metadata(
+        name=f"{out.name}-{now:%Y%m%d%H%M%S}",
+        schema_id=schema.id,
+        feature_names=list(schema.names),
+        members=bundle.ranker.members,
+        sha256={},
+        created=now.isoformat(timespec="seconds"),
+        training=notes,
+    )
+    files = pack_files(bundle.head, bundle.ranker.models, bundle.calibration, selftest)
+    save_artifact(out, files | (extra or {}), metadata)
+    load_artifact(out)
+
+
+def _nulls(row: npt.NDArray[np.float32]) -> list[float | None]:
+    return [None if np.isnan(value) else float(value) for value in row]

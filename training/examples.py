@@ -1,0 +1,126 @@
+"""One row of a lengths file or of a traffic log, checked and read."""
+
+import hashlib
+import math
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from predictor.features.controls import output_limit
+from predictor.features.extractor import RawFeatures, raw_features
+from predictor.features.schema import FloatArray
+from predictor.features.view import read_view
+from predictor.history import HistoryKey, history_key
+from predictor.request import RequestBody, body_from_dict
+from training.sources import DataError, Row
+
+HASH_BITS: Final = 15
+# No engine has a longer context; a larger label is a broken log line.
+MAX_LABEL_TOKENS: Final = 10_000_000
+_BODY_FIELDS: Final = frozenset(RequestBody.__struct_fields__)
+_SPLITS: Final = frozenset({"", "train", "heldout"})
+
+
+class Example(msgspec.Struct):
+    """One usable row. Either `body`, `raw` and `key` are there, or `vector` and `names`."""
+
+    output_tokens: float
+    censored: bool
+    split: str
+    part: str
+    model: str
+    prompt: str
+    tenant: str
+    body: RequestBody | None = None
+    raw: RawFeatures | None = None
+    key: HistoryKey | None = None
+    vector: FloatArray | None = None
+    names: tuple[str, ...] = ()
+
+
+def unusable(location: str, row: Row, seen: set[str]) -> str | None:
+    """Why a row has to be left out, None where it can be used; raises DataError where its label is no number.
+
+    `seen` collects the ids met so far.
+    """
+    tokens = row.get("output_tokens")
+    if tokens is None:
+        return "no output_tokens"
+    if isinstance(tokens, bool) or not isinstance(tokens, (int, float)):
+        raise DataError(f"{location}: output_tokens is a {type(tokens).__name__}, a number is expected")
+    if not math.isfinite(tokens) or tokens < 0 or tokens > MAX_LABEL_TOKENS:
+        return "output_tokens negative, absurd or not a number"
+    if row.get("hidden_reasoning"):
+        return "hidden reasoning"
+    if not any(row.get(name) for name in ("messages", "prompt", "input", "features")):
+        return "no prompt"
+    return _duplicate(row.get("id"), seen)
+
+
+def _duplicate(identifier: object, seen: set[str]) -> str | None:
+    if identifier is None:
+        return None
+    if str(identifier) in seen:
+        return "duplicate id"
+    seen.add(str(identifier))
+    return None
+
+
+def text_example(location: str, row: Row) -> Example:
+    """A row of a lengths file. Raises DataError where a field has the wrong type."""
+    try:
+        body = body_from_dict({name: value for name, value in row.items() if name in _BODY_FIELDS})
+    except msgspec.ValidationError as error:
+        raise DataError(f"{location}: {error}") from error
+    view = read_view(body)
+    tokens, censored = _label(row, output_limit(body))
+    tenant = str(row.get("tenant") or "default")
+    text = f"{view.system}\x1f{view.context}\x1f{view.focus}\x1f{view.focus_chars}"
+    return Example(
+        output_tokens=tokens,
+        censored=censored,
+        split=_split(location, row),
+        part=str(row.get("part") or row.get("kind") or row.get("source") or ""),
+        model=body.model or "",
+        prompt=hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8).hexdigest(),
+        tenant=tenant,
+        body=body,
+        raw=raw_features(body, view, HASH_BITS),
+        key=history_key(tenant, body.model, view),
+    )
+
+
+def logged_example(location: str, row: Row) -> Example:
+    """A row of a traffic log, with features instead of text. Raises DataError where they do not fit their names."""
+    vector = np.frombuffer(row["features"], dtype="<f4").astype(np.float32)
+    names = tuple(row["feature_names"])
+    if len(vector) != len(names):
+        raise DataError(f"{location}: {len(vector)} features for {len(names)} names")
+    tokens, censored = _label(row, row.get("max_tokens"))
+    return Example(
+        output_tokens=tokens,
+        censored=censored,
+        split=_split(location, row),
+        part=str(row.get("class_name") or ""),
+        model=str(row.get("model") or ""),
+        prompt=str(row["id"]),
+        tenant=str(row.get("tenant") or "default"),
+        vector=vector,
+        names=names,
+    )
+
+
+def _label(row: Row, limit: int | None) -> tuple[float, bool]:
+    """Output tokens, and whether they are only a lower bound; every answer cut at a limit counts as the limit."""
+    tokens = float(row["output_tokens"])
+    if limit is not None and 0 < limit <= tokens:
+        return float(limit), True
+    return tokens, bool(row.get("truncated"))
+
+
+def _split(location: str, row: Row) -> str:
+    split = row.get("split") or ""
+    if split not in _SPLITS:
+        raise DataError(f"{location}: split is {split!r}; train or heldout is expected")
+    return str(split)

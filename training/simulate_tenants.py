@@ -1,0 +1,82 @@
+"""Tenants and arrivals for lengths files that have neither, so that a ranker learns what history is worth.
+
+Nothing is known of who sent a row, so it is drawn: each simulated tenant has its own mixture of kinds of request
+(the file's parts, each split into thirds by length), as applications differ in ways that their prompts do not
+show, and each row goes to a tenant in proportion to how much of that kind the tenant sends.
+"""
+
+import heapq
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from predictor.features.schema import FloatArray
+from predictor.history import HISTORY_NAMES, History, HistoryKey
+
+DoubleArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+
+_ROWS_PER_TENANT: Final = 60
+_MAX_TENANTS: Final = 200
+# Parameter of the Dirichlet that a tenant's mixture is drawn from: 1 is every mixture alike.
+_EVENNESS: Final = 1.0
+_THIRDS: Final = 3
+_TOKEN_S: Final = 0.02
+_CONCURRENCY: Final = 32
+
+
+class Arrivals(NamedTuple):
+    """When each row arrives and finishes, seconds."""
+
+    arrival_s: DoubleArray
+    finish_s: DoubleArray
+
+
+def assign_tenants(part: npt.NDArray[np.str_], label: DoubleArray, rng: np.random.Generator) -> list[str]:
+    """A tenant's name for each row."""
+    cell = _kinds(part, label)
+    kinds = int(cell.max()) + 1
+    tenants = int(np.clip(len(label) // _ROWS_PER_TENANT, 2, _MAX_TENANTS))
+    popularity = 1 / np.arange(1, tenants + 1)
+    weight = rng.dirichlet(np.full(kinds, _EVENNESS), size=tenants) * popularity[:, None]
+    share = np.cumsum(weight / weight.sum(axis=0), axis=0)
+    draws = rng.random(len(label))
+    return [f"simulated-{int(np.searchsorted(share[:, kind], draw))}" for kind, draw in zip(cell, draws, strict=True)]
+
+
+def _kinds(part: npt.NDArray[np.str_], label: DoubleArray) -> npt.NDArray[np.intp]:
+    """A number per row for its part and the third of the part's lengths that it falls in."""
+    names, number = np.unique(part, return_inverse=True)
+    third = np.zeros(len(label), dtype=np.intp)
+    for index in range(len(names)):
+        rows = np.flatnonzero(number == index)
+        place = np.argsort(np.argsort(label[rows], kind="stable"), kind="stable")
+        third[rows] = place * _THIRDS // max(1, len(rows))
+    return np.asarray(number * _THIRDS + third, dtype=np.intp)
+
+
+def simulate_arrivals(order: npt.NDArray[np.intp], label: DoubleArray, rng: np.random.Generator) -> Arrivals:
+    """Poisson arrivals in the given order of rows, about 32 answers being generated at any time."""
+    service = _TOKEN_S * (1 + label)
+    gaps = rng.exponential(float(service.mean()) / _CONCURRENCY, size=len(label))
+    arrival = np.empty(len(label))
+    arrival[order] = np.cumsum(gaps)
+    return Arrivals(arrival, arrival + service)
+
+
+def replay_history(
+    keys: list[HistoryKey], label: DoubleArray, censored: BoolArray, arrivals: Arrivals
+) -> FloatArray:
+    """History features (rows, len(HISTORY_NAMES)): each row sees those that finished before it arrived."""
+    history = History(max_keys=1_000_000)
+    features = np.empty((len(keys), len(HISTORY_NAMES)), dtype=np.float32)
+    running: list[tuple[float, int]] = []
+    for row in np.argsort(arrivals.arrival_s, kind="stable").tolist():
+        while running and running[0][0] <= arrivals.arrival_s[row]:
+            finished_at, done = heapq.heappop(running)
+            if not censored[done]:
+                history.observe(keys[done], int(label[done]), finished_at)
+        features[row] = history.features(keys[row])
+        heapq.heappush(running, (float(arrivals.finish_s[row]), row))
+    return features
