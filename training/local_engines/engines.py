@@ -57,6 +57,8 @@ VLLM = Engine(
         # `auto` keeps one core back; on two cores all of them are a third faster at 8 sequences.
         "VLLM_CPU_OMP_THREADS_BIND": "{cpus}",
         "LD_PRELOAD": "{root}/lib/libiomp5.so",
+        # Compiling needs a C++ compiler and stalls the first request with log-probabilities by 7 s.
+        "TORCHDYNAMO_DISABLE": "1",
         "VLLM_NO_USAGE_STATS": "1",
         "HF_HUB_OFFLINE": "1",
     },
@@ -73,6 +75,8 @@ SGLANG = Engine(
         *("--device", "cpu", "--dtype", "bfloat16"),
         *("--max-total-tokens", "8192", "--mem-fraction-static", "0.3"),
         *("--max-running-requests", "8", "--disable-overlap-schedule"),
+        # Its idle scheduler spins otherwise: one of two cores gone, with nothing to do.
+        "--sleep-on-idle",
     ),
     report_flags=("--enable-cache-report", "--enable-metrics"),
     priority_flags=(
@@ -80,7 +84,14 @@ SGLANG = Engine(
         "--disable-priority-preemption",
         *("--retraction-policy", "priority"),
     ),
-    environment={"SGLANG_USE_CPU_ENGINE": "1", "OMP_NUM_THREADS": "{n_cpus}", "HF_HUB_OFFLINE": "1"},
+    environment={
+        "SGLANG_USE_CPU_ENGINE": "1",
+        "OMP_NUM_THREADS": "{n_cpus}",
+        # Threads that spin while they wait make an answer 5 times slower once anything else wants a core.
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "TORCHDYNAMO_DISABLE": "1",
+        "HF_HUB_OFFLINE": "1",
+    },
     needs_on_path="sgl_kernel",
 )
 
