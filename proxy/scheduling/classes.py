@@ -44,7 +44,16 @@ class ServiceClass(msgspec.Struct, frozen=True):
 
 
 def default_classes(policy: Policy) -> tuple[ServiceClass, ...]:
-    """`interactive` before `standard` by ten seconds' worth of arrival, `batch` in a tier of its own."""
+    """`interactive` before `standard` by ten seconds' worth of arrival, `batch` in a tier of its own.
+
+    An unbounded policy's keys are no times, so its classes have a tier each.
+    """
+    if policy.overtake_bound_us is None:
+        return (
+            ServiceClass("interactive", policy),
+            ServiceClass("standard", policy, tier=1, min_share=0.05),
+            ServiceClass("batch", Fcfs(), tier=2, min_share=0.05),
+        )
     return (
         ServiceClass("interactive", policy),
         ServiceClass("standard", policy, offset_us=10 * MICROSECONDS),
