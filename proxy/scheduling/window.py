@@ -55,7 +55,17 @@ class WindowController:
         self._fixed = fixed
         self._flights: dict[int, _Flight] = {}
         self._share: float | None = None
-        self._start()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._level = Level(self._limits)
+        self._first_bytes = FirstBytes(self._level)
+        self._gauges = Gauges(self._level)
+        self._queue_times = QueueTimes(self._level)
+        self._witness = Witness.FIRST_BYTES
+        self._first_sent_us: int | None = None
+        self._capped_us: int | None = None
+        self._queue_times_told = False
 
     def __repr__(self) -> str:
         return f"<WindowController {self.window}: {self.reason}>"
@@ -76,10 +86,10 @@ class WindowController:
         level = self._level
         if self._fixed is not None:
             return "fixed"
+        if self._capped_us is not None and level.window == level.ceiling:
+            return f"at the engine's own limit, {level.ceiling}"
         if level.opening:
             return f"opening, {level.capacity:.0f} seen running"
-        if self._capped_us is not None and level.window == level.ceiling:
-            return f"at the engine's queue limit, {level.ceiling}"
         return f"full at {level.capacity:.0f} by {self._witness.value}, {level.slack} spare"
 
     def sent(self, seq: int, now_us: int, *, streamed: bool) -> None:
@@ -144,21 +154,11 @@ class WindowController:
 
     def reset(self) -> None:
         """The engine was restarted: what was learned of it is void. Requests under way still end as usual."""
-        self._start()
+        self._forget()
         for flight in self._flights.values():
             flight.begun = False
             if flight.streamed:
                 self._first_bytes.sent(flight.sent_us)
-
-    def _start(self) -> None:
-        self._level = Level(self._limits)
-        self._first_bytes = FirstBytes(self._level)
-        self._gauges = Gauges(self._level)
-        self._queue_times = QueueTimes(self._level)
-        self._witness = Witness.FIRST_BYTES
-        self._first_sent_us: int | None = None
-        self._capped_us: int | None = None
-        self._queue_times_told = False
 
     def _choose(self, now_us: int) -> None:
         share = self._share or 0.0

@@ -1,0 +1,300 @@
+"""The window's promises: the engine stays busy, what waits waits in the proxy, and changes are followed."""
+
+import functools
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from window_simulation import Setup, Simulation
+
+from proxy.scheduling.level import Limits
+from proxy.scheduling.window import WindowController
+from training.engine import SchedulingPolicy
+
+# What a proxy can know of the engine's queue.
+TRAFFIC: dict[str, dict[str, Any]] = {
+    "streams": {"gauges": False, "queue_times": False},
+    "mixed": {"streams": 0.5, "queue_times": False},
+    "unary, queue times": {"streams": 0.0},
+    "unary, gauges only": {"streams": 0.0, "queue_times": False},
+}
+SLOTS = [4, 8, 32, 256]
+# By then every kind of traffic has found its window, gauges three seconds old included.
+SETTLED_S = 40.0
+
+
+def up_to_600(rng: random.Random) -> int:
+    """Output tokens, so long that 1,000 blocks last for half of 64 slots."""
+    return rng.randint(20, 600)
+
+
+def simulated(controller: WindowController | None = None, **setup: Any) -> Simulation:
+    """One proxy with a controller of its own in front of one engine."""
+    return Simulation(Setup(**setup), [controller or WindowController()])
+
+
+def controller_of(simulation: Simulation) -> WindowController:
+    """The first proxy's controller."""
+    controller = simulation.proxies[0].controller
+    assert controller is not None
+    return controller
+
+
+def measured(simulation: Simulation, *, after_s: float = SETTLED_S, seconds: float = 30.0) -> Simulation:
+    """Run, and tally only what comes after `after_s`."""
+    simulation.run(seconds=after_s)
+    simulation.start_tally()
+    simulation.run(seconds=seconds)
+    return simulation
+
+
+def some(controller: WindowController, count: int, now_us: int = 0, *, streamed: bool = True) -> None:
+    """Send so many requests at once."""
+    for seq in range(controller.at_engine, controller.at_engine + count):
+        controller.sent(seq, now_us, streamed=streamed)
+
+
+@pytest.mark.parametrize("slots", SLOTS)
+@pytest.mark.parametrize("traffic", TRAFFIC)
+def test_the_engine_is_busy_and_the_queue_is_in_the_proxy(slots: int, traffic: str) -> None:
+    """Less than 2% of slot time is idle while somebody waits, and the engine queues about the slack."""
+    simulation = measured(simulated(slots=slots, **TRAFFIC[traffic]))
+    assert simulation.tally.held_s == pytest.approx(30.0)
+    assert simulation.idle_share < 0.02
+    assert simulation.engine_queue < 2 + slots / 32
+    assert slots <= controller_of(simulation).window <= slots + 4 + slots / 8
+
+
+@pytest.mark.parametrize("slots", SLOTS)
+def test_streams_find_the_window_within_a_few_answers(slots: int) -> None:
+    """With streams the window is within its slack of the truth by the time that four per slot are answered."""
+    simulation = simulated(slots=slots, gauges=False)
+    simulation.run(answers=4 * slots)
+    assert slots <= controller_of(simulation).window <= slots + 8
+
+
+def test_it_opens_by_doubling_and_never_floods() -> None:
+    """From 8 to 256 in about a second of virtual time, and never more than twice what has begun."""
+    simulation = simulated(slots=256, gauges=False)
+    simulation.run(seconds=2.0)
+    windows = [window for _, window in simulation.proxies[0].windows]
+    assert (windows[0], max(windows) <= 2 * 256, windows[-1] >= 256) == (8, True, True)
+
+
+LONG_PROMPTS: dict[str, Any] = {"prompt_tokens": (2_000, 6_000), "changes": {"num_blocks": 100_000}}
+# Engines bound by something else than their slots too, and the least share of direct access's work to reach.
+LOADS: dict[str, tuple[float, dict[str, Any]]] = {
+    "long prompts": (0.98, {"slots": 64, **LONG_PROMPTS}),
+    # Fewer sequences than slots run at once here, so that iterations cannot be quite as full.
+    "prefill-bound": (0.95, {"slots": 256, **LONG_PROMPTS}),
+    "short answers": (0.98, {"slots": 64, "output": lambda rng: rng.randint(1, 20)}),
+    "answers of one length": (0.98, {"slots": 256, "output": lambda _: 50}),
+    "cpu": (0.98, {"slots": 8, "profile": "cpu-smollm2"}),
+    # The KV cache holds about half of what the slots would need.
+    "few blocks": (0.97, {"slots": 64, "changes": {"num_blocks": 1_000}, "output": up_to_600}),
+}
+
+
+@functools.cache
+def direct(load: str) -> Simulation:
+    """Everything is sent to the engine at once."""
+    return measured(Simulation(Setup(**LOADS[load][1])))
+
+
+@pytest.mark.parametrize("traffic", TRAFFIC)
+@pytest.mark.parametrize("load", LOADS)
+def test_no_throughput_is_lost(traffic: str, load: str) -> None:
+    """The engine does as much work as when it is sent everything at once, whatever bounds it."""
+    least, setup = LOADS[load]
+    ours = measured(simulated(**{**setup, **TRAFFIC[traffic]}))
+    assert ours.work_rate > least * direct(load).work_rate
+    assert ours.preemptions <= 1.05 * direct(load).preemptions
+
+
+@pytest.mark.parametrize("traffic", TRAFFIC)
+def test_capacity_is_followed_up_and_down(traffic: str) -> None:
+    """An engine that goes from 4 to 64 slots and back finds the window within 40 s each time."""
+    simulation = simulated(slots=4, **TRAFFIC[traffic])
+    simulation.run(seconds=SETTLED_S)
+    for slots in (64, 4):
+        simulation.set_slots(slots)
+        measured(simulation, seconds=20.0)
+        assert simulation.idle_share < 0.02
+        assert simulation.engine_queue < 2 + slots / 16
+        assert slots <= controller_of(simulation).window <= slots + 4 + slots / 8
+
+
+def test_a_settled_window_stays_put() -> None:
+    """On a steady engine the window moves by no more than its slack does."""
+    simulation = simulated(slots=32, gauges=False)
+    simulation.run(seconds=10.0)
+    simulation.proxies[0].windows.clear()
+    simulation.run(seconds=60.0)
+    assert {window for _, window in simulation.proxies[0].windows} <= set(range(33, 38))
+
+
+def test_restart_begins_anew() -> None:
+    """After the engine's restart with fewer slots the window starts small again and finds them."""
+    simulation = simulated(slots=64, gauges=False)
+    simulation.run(seconds=10.0)
+    simulation.restart(slots=8)
+    assert controller_of(simulation).window <= 16
+    measured(simulation, after_s=10.0)
+    assert simulation.idle_share < 0.02
+    assert simulation.engine_queue < 3
+
+
+def test_an_idle_hour_changes_nothing() -> None:
+    """What was learned of the engine holds over a quiet time: the next crowd is sent at once."""
+    simulation = simulated(slots=32, gauges=False)
+    simulation.run(seconds=10.0)
+    controller = controller_of(simulation)
+    window = controller.window
+    controller.sent(1_000_000, 3_600_000_000, streamed=True)
+    controller.first_byte(1_000_000, 3_600_020_000)
+    controller.ended(1_000_000, 3_600_900_000)
+    assert abs(controller.window - window) <= 1
+
+
+@pytest.mark.parametrize("load", [0.6, 0.9])
+def test_nobody_waits_for_nothing(load: float) -> None:
+    """Below capacity next to no slot is idle while somebody waits, whatever the window was opened to."""
+    simulation = measured(simulated(slots=32, gauges=False, arrivals_per_s=30.0 * load))
+    assert simulation.idle_share < 0.02
+    assert simulation.engine_queue < 3
+
+
+@pytest.mark.parametrize("traffic", TRAFFIC)
+def test_two_proxies_share_an_engine(traffic: str) -> None:
+    """Each counts what the other runs: no slot idles, and the engine's queue stays far below a second batch."""
+    setup = Setup(slots=32, **TRAFFIC[traffic])
+    simulation = Simulation(setup, [WindowController(), WindowController()])
+    measured(simulation, after_s=90.0, seconds=60.0)
+    assert simulation.idle_share < 0.02
+    assert simulation.engine_queue < 16
+
+
+def test_queue_times_alone_suffice_for_an_engine_in_order_of_arrival() -> None:
+    """Without streams and without gauges the queue times in the answers find the window."""
+    simulation = measured(simulated(slots=32, streams=0.0, gauges=False, policy=SchedulingPolicy.FCFS))
+    assert simulation.idle_share < 0.02
+    assert simulation.engine_queue < 12
+
+
+def test_where_nothing_tells_it_opens() -> None:
+    """Unary answers alone say nothing of a queue; then the engine is not starved on a guess."""
+    simulation = measured(simulated(slots=256, streams=0.0, gauges=False, queue_times=False))
+    assert simulation.idle_share < 0.02
+
+
+def test_more_spare_means_more_in_the_engine() -> None:
+    """The spare is the operator's choice between the engine's order and the proxy's."""
+    few = measured(simulated(slots=16))
+    many = measured(simulated(WindowController(Limits(spare=6)), slots=16))
+    assert many.engine_queue > few.engine_queue + 3
+
+
+def test_a_fixed_window_is_fixed() -> None:
+    """A window that was set by hand never moves."""
+    controller = WindowController(fixed=5)
+    simulated(controller, slots=64).run(seconds=5.0)
+    assert (controller.window, controller.reason) == (5, "fixed")
+
+
+def test_a_refusal_by_the_engine_is_a_ceiling_for_a_minute() -> None:
+    """An engine that answers 503 at its own limit is sent fewer, and is tried again later."""
+    controller = WindowController(Limits(initial=10))
+    some(controller, 10)
+    controller.refused(9, 1_000)
+    assert controller.window == 9
+    assert "limit" in controller.reason
+    for seq in range(9):
+        controller.first_byte(seq, 20_000)
+    assert controller.window == 9
+    for seq in range(9):
+        controller.ended(seq, 70_000_000)
+    some(controller, 9, 70_000_000)
+    for seq in range(9):
+        controller.first_byte(seq, 70_020_000)
+    assert controller.window == 18
+
+
+def test_the_reason_says_what_is_known() -> None:
+    """The status page reads why the window is what it is."""
+    controller = WindowController()
+    assert controller.reason == "opening, 0 seen running"
+    simulated(controller, slots=8, gauges=False).run(seconds=10.0)
+    assert f"{controller.window}: full at 8 by first bytes" in repr(controller)
+
+
+def test_cancelled_requests_are_no_evidence() -> None:
+    """Requests that were cancelled or failed leave the window as it was, and leave nothing behind."""
+    controller = WindowController()
+    some(controller, 8)
+    for seq in range(8):
+        controller.ended(seq, 5_000, answered=False)
+    assert (controller.window, controller.at_engine) == (8, 0)
+
+
+def test_a_long_prefill_does_not_close_the_window_for_good() -> None:
+    """A prompt that takes a hundred times the fastest prefill looks like a full engine until it begins."""
+    controller = WindowController()
+    controller.sent(0, 0, streamed=True)
+    controller.first_byte(0, 10_000)
+    controller.sent(1, 20_000, streamed=True)
+    controller.gauges(2, 0, 0.1, 1_000_000)
+    controller.sent(2, 1_000_000, streamed=True)
+    assert "full" in controller.reason
+    controller.first_byte(1, 1_010_000)
+    controller.first_byte(2, 1_020_000)
+    assert "opening" in controller.reason
+
+
+EVENT = st.tuples(
+    st.sampled_from(["sent", "first", "ended", "cancelled", "refused", "gauges", "reset"]),
+    st.integers(0, 12),
+    st.integers(-1_000, 3_000_000),
+    st.booleans(),
+    st.one_of(st.none(), st.integers(0, 1 << 40)),
+)
+
+
+def apply(controller: WindowController, event: tuple[str, int, int, bool, int | None], now_us: int) -> None:
+    """One event of any kind, for a known or unknown request."""
+    kind, seq, _, flag, number = event
+    match kind:
+        case "sent":
+            controller.sent(seq, now_us, streamed=flag)
+        case "first":
+            controller.first_byte(seq, now_us)
+        case "ended" | "cancelled":
+            controller.ended(seq, now_us, number, answered=kind == "ended")
+        case "refused":
+            controller.refused(seq, now_us)
+        case "gauges":
+            controller.gauges(seq, (number or 0) % 2_000, 1.0 if flag else 0.5, now_us)
+        case _:
+            controller.reset()
+
+
+@given(st.lists(EVENT, max_size=120), st.integers(1, 8), st.integers(0, 40))
+@settings(max_examples=300, deadline=None)
+def test_any_order_of_events_keeps_the_window_in_its_bounds(
+    events: list[tuple[str, int, int, bool, int | None]], minimum: int, more: int
+) -> None:
+    """Unknown, repeated and misplaced events, clocks that step back: no error, no window out of bounds."""
+    controller = WindowController(Limits(initial=minimum, minimum=minimum, maximum=minimum + more))
+    there: set[int] = set()
+    now_us = 0
+    for event in events:
+        now_us += event[2]
+        apply(controller, event, now_us)
+        if event[0] == "sent":
+            there.add(event[1])
+        elif event[0] in ("ended", "cancelled", "refused"):
+            there.discard(event[1])
+        assert minimum <= controller.window <= minimum + more
+        assert controller.at_engine == len(there)
+        assert controller.reason
