@@ -12,7 +12,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from bench.self_prediction.candidates import CANDIDATES
+from bench.self_prediction.candidates import QUERIES
 from bench.self_prediction.collect import Asked, collect
 from bench.self_prediction.compare import Row, compare
 from training.lengths import RecordedLengths
@@ -43,7 +43,7 @@ def main() -> int:
 def _collect(every: int) -> list[Asked]:
     launch = Launch(prepare_vllm(), prepare_model(), (*VLLM.default_flags, "--max-num-seqs", "8"))
     with serving(launch) as engine:
-        return asyncio.run(collect(engine.base_url, engine.model, load_prompts()[::every], CANDIDATES, 4))
+        return asyncio.run(collect(engine.base_url, engine.model, load_prompts()[::every], QUERIES, 4))
 
 
 def _compare(asked: Sequence[Asked]) -> list[Row]:
@@ -53,16 +53,16 @@ def _compare(asked: Sequence[Asked]) -> list[Row]:
         row.id: row.output_tokens[0] for row in msgspec.json.Decoder(RecordedLengths).decode_lines(table)
     }
     ids = sorted({one.prompt_id for one in asked})
-    of = {(one.candidate, one.prompt_id): one.signal for one in asked}
-    signals = {c.name: [of[c.name, each] for each in ids] for c in CANDIDATES if (c.name, ids[0]) in of}
+    of = {(name, one.prompt_id): signal for one in asked for name, signal in one.signals.items()}
+    signals = {name: [of[name, each] for each in ids] for name in dict.fromkeys(name for name, _ in of)}
     return compare([known[each] for each in ids], [lengths[each] for each in ids], signals)
 
 
 def _costs(asked: Sequence[Asked]) -> dict[str, dict[str, float]]:
-    """By candidate: mean tokens and milliseconds of the query, and the share of the real prompt it left cached."""
+    """By query: mean tokens and milliseconds of the query, and the share of the real prompt it left cached."""
     costs = {}
-    for name in dict.fromkeys(one.candidate for one in asked):
-        own = [one for one in asked if one.candidate == name]
+    for name in dict.fromkeys(one.query for one in asked):
+        own = [one for one in asked if one.query == name]
         costs[name] = {
             "query_tokens": statistics.mean(one.query_tokens for one in own),
             "query_ms_p50": statistics.median(one.query_ms for one in own),
@@ -72,16 +72,16 @@ def _costs(asked: Sequence[Asked]) -> dict[str, dict[str, float]]:
 
 
 def _show(rows: Sequence[Row], costs: dict[str, dict[str, float]]) -> None:
-    table = Table("features", "tau-b", "95%", "query tokens", "query ms", "real prompt cached")
+    worth = Table("features", "tau-b", "95%")
     for row in rows:
-        cost = costs.get(row.features)
-        extra = (
-            [f"{cost['query_tokens']:.0f}", f"{cost['query_ms_p50']:.0f}", f"{cost['real_cached_share']:.0%}"]
-            if cost
-            else ["", "", ""]
-        )
-        table.add_row(row.features, f"{row.tau_b:.3f}", f"{row.low:.3f} to {row.high:.3f}", *extra)
-    Console(width=120).print(table)
+        worth.add_row(row.features, f"{row.tau_b:.3f}", f"{row.low:.3f} to {row.high:.3f}")
+    cost = Table("query", "tokens", "ms p50", "real prompt cached")
+    for name, one in costs.items():
+        share = f"{one['real_cached_share']:.0%}"
+        cost.add_row(name, f"{one['query_tokens']:.0f}", f"{one['query_ms_p50']:.0f}", share)
+    console = Console(width=120)
+    console.print(worth)
+    console.print(cost)
 
 
 if __name__ == "__main__":

@@ -20,12 +20,15 @@ _LONG_QUESTION: Final = (
 _DIGITS: Final = "0123456789"
 
 
-class Candidate(msgspec.Struct, frozen=True):
-    """One way to ask. `bodies` makes the requests of a prompt, `read` the signal from their answers."""
+Reading = Callable[[Sequence[dict[str, Any]]], Signal]
+
+
+class Query(msgspec.Struct, frozen=True):
+    """One way to ask. `bodies` makes the requests of a prompt; `readings` are ways to read their answers."""
 
     name: str
     bodies: Callable[[Prompt], list[dict[str, Any]]]
-    read: Callable[[Sequence[dict[str, Any]]], Signal]
+    readings: dict[str, Reading]
 
 
 def messages_of(prompt: Prompt, question: str = "") -> list[dict[str, str]]:
@@ -111,19 +114,17 @@ def _yes_minus_no(answers: Sequence[dict[str, Any]]) -> Signal:
     return signal
 
 
-CANDIDATES: Final = (
-    Candidate("plain first token", _asked("", max_tokens=1), _first_token),
-    Candidate(
-        "stated number",
+QUERIES: Final = (
+    Query("plain prompt", _asked("", max_tokens=1), {"plain, first token": _first_token}),
+    Query(
+        "number by grammar",
         _asked(_NUMBER_QUESTION, max_tokens=4, structured_outputs={"regex": "[1-9][0-9]{0,3}"}),
-        _stated,
+        {"stated number": _stated, "expectation over digits": _stated_and_expected},
     ),
-    Candidate(
-        "number, expectation over digits",
-        _asked(_NUMBER_QUESTION, max_tokens=4, structured_outputs={"regex": "[1-9][0-9]{0,3}"}),
-        _stated_and_expected,
+    Query(
+        "number, first token",
+        _asked(_NUMBER_QUESTION, max_tokens=1),
+        {"number query, first token": _first_token, "number query, first digit": _digits_at_first},
     ),
-    Candidate("number query, first token", _asked(_NUMBER_QUESTION, max_tokens=1), _first_token),
-    Candidate("number query, first digit", _asked(_NUMBER_QUESTION, max_tokens=1), _digits_at_first),
-    Candidate("yes/no at 20, 100, 300 words", _thresholds, _yes_minus_no),
+    Query("longer than 20, 100, 300 words", _thresholds, {"three yes/no": _yes_minus_no}),
 )

@@ -1,4 +1,4 @@
-"""Ask a live engine every candidate query, prompt by prompt, and note what came back and what it cost."""
+"""Ask a live engine every query, prompt by prompt, and note what came back and what it cost."""
 
 import asyncio
 import time
@@ -10,16 +10,16 @@ import msgspec
 from rich.console import Console
 from rich.progress import Progress
 
-from bench.self_prediction.candidates import Candidate, Signal, messages_of
+from bench.self_prediction.candidates import Query, Signal, messages_of
 from training.prompts import Prompt
 
 
 class Asked(msgspec.Struct):
-    """One prompt under one candidate. `real_cached` is of the real request sent right after the queries."""
+    """One prompt under one query. `real_cached` is of the real request sent right after it."""
 
     prompt_id: str
-    candidate: str
-    signal: Signal
+    query: str
+    signals: dict[str, Signal]
     query_tokens: int
     query_cached: int
     query_ms: float
@@ -28,34 +28,34 @@ class Asked(msgspec.Struct):
 
 
 async def collect(
-    url: str, model: str, prompts: Sequence[Prompt], candidates: Sequence[Candidate], concurrency: int
+    url: str, model: str, prompts: Sequence[Prompt], queries: Sequence[Query], concurrency: int
 ) -> list[Asked]:
-    """All candidates for all prompts. Each candidate's caches are kept apart by `cache_salt`."""
+    """All queries for all prompts. Each query's caches are kept apart by `cache_salt`."""
     gate = asyncio.Semaphore(concurrency)
     timeout = aiohttp.ClientTimeout(total=600)
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task("asking", total=len(prompts) * len(candidates))
+        bar = progress.add_task("asking", total=len(prompts) * len(queries))
         async with aiohttp.ClientSession(url, timeout=timeout) as session:
 
-            async def one(prompt: Prompt, candidate: Candidate) -> Asked:
+            async def one(prompt: Prompt, query: Query) -> Asked:
                 async with gate:
-                    asked = await _ask(session, model, prompt, candidate)
+                    asked = await _ask(session, model, prompt, query)
                 progress.advance(bar)
                 return asked
 
-            return list(await asyncio.gather(*(one(p, c) for c in candidates for p in prompts)))
+            return list(await asyncio.gather(*(one(p, q) for q in queries for p in prompts)))
 
 
-async def _ask(session: aiohttp.ClientSession, model: str, prompt: Prompt, candidate: Candidate) -> Asked:
-    shared = {"model": model, "cache_salt": f"{candidate.name}/{prompt.id}"}
+async def _ask(session: aiohttp.ClientSession, model: str, prompt: Prompt, query: Query) -> Asked:
+    shared = {"model": model, "cache_salt": f"{query.name} {prompt.id}"}
     started_s = time.perf_counter()
-    answers = [await _post(session, shared | body) for body in candidate.bodies(prompt)]
+    answers = [await _post(session, shared | body) for body in query.bodies(prompt)]
     took_ms = 1000 * (time.perf_counter() - started_s)
     real = await _post(session, shared | {"messages": messages_of(prompt), "max_tokens": 1})
     return Asked(
         prompt_id=prompt.id,
-        candidate=candidate.name,
-        signal=candidate.read(answers),
+        query=query.name,
+        signals={name: read(answers) for name, read in query.readings.items()},
         query_tokens=sum(one["usage"]["total_tokens"] for one in answers),
         query_cached=sum(_cached(one) for one in answers),
         query_ms=took_ms,
@@ -66,8 +66,9 @@ async def _ask(session: aiohttp.ClientSession, model: str, prompt: Prompt, candi
 
 async def _post(session: aiohttp.ClientSession, body: dict[str, Any]) -> dict[str, Any]:
     async with session.post("/v1/chat/completions", json=body) as response:
-        response.raise_for_status()
         answer: dict[str, Any] = await response.json()
+        if response.status != 200:
+            raise RuntimeError(f"the engine refused a query: {answer}")
         return answer
 
 
