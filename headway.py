@@ -13,6 +13,7 @@ _COMMANDS: Final = {
     "train": ("training.train", "train a ranker from lengths or logged traffic"),
     "evaluate": ("training.evaluate", "score a ranker on lengths or logged traffic"),
     "replay": ("training.replay.command", "what each order would have given recorded traffic"),
+    "sidecar-patch": ("proxy.sidecar_patch", "the patch that adds the sidecar to a Deployment"),
     "demo": ("training.demo", "FCFS against Headway on this machine"),
 }
 _PACKAGES: Final = ("predictor", "proxy", "training")
