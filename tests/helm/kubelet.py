@@ -54,7 +54,7 @@ class Container:
                 stderr=log,
             )
         if self._spec.get("restartPolicy") == "Always":
-            await self.wait_for("startupProbe", 20)
+            await self.wait_for("startupProbe", 60)
 
     async def wait_for(self, probe: str, timeout_s: float) -> None:
         """Wait until the probe passes; TimeoutError with the log's end where it does not."""

@@ -223,6 +223,14 @@ def test_what_is_named_is_there(name: str) -> None:
             assert {mount["name"] for mount in container.get("volumeMounts", ())} <= volumes
 
 
+def test_one_retraining_at_a_time() -> None:
+    """The job that retrains never runs twice at once, and keeps nothing in its pod."""
+    manifests = render(example="gateway")
+    assert only(manifests, "CronJob")["spec"]["concurrencyPolicy"] == "Forbid"
+    job = only(manifests, "CronJob")["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    assert all("persistentVolumeClaim" not in volume for volume in job["volumes"])
+
+
 def test_autoscaler_watches_the_proxy() -> None:
     """CPU is measured on the container that works for it."""
     manifests = render(example="gateway")

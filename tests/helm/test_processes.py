@@ -20,6 +20,8 @@ from .kubeapi.patching import strategic_merge
 from .kubelet import Node, Pod
 from .rendering import IMAGE, Manifest, only, render
 
+# Nothing is timed here: this only ends a test that hangs.
+PATIENCE_S = 60.0
 QUICK = ("test.timeoutSeconds=3", "drainDelaySeconds=1")
 
 
@@ -52,7 +54,7 @@ class Ports:
 async def helm_test(node: Node) -> tuple[int, str]:
     """Run the test pod; its exit status and what it said."""
     pod = node.pod("Pod", "demo-headway-test")
-    status = await pod.run(30)
+    status = await pod.run(PATIENCE_S)
     return status, pod.mains[0].tail()
 
 
@@ -64,7 +66,7 @@ async def stack(
     manifests = render(IMAGE, "engine.model=emulated", *Ports().sets(), *QUICK, *sets, **options)
     node = Node([*manifests, *more], folder)
     async with node.running("Deployment", "demo-headway") as pod:
-        await pod.container("headway").wait_for("readinessProbe", 20)
+        await pod.container("headway").wait_for("readinessProbe", PATIENCE_S)
         yield node, pod
 
 
@@ -74,7 +76,7 @@ async def test_stack_answers(tmp_path: Path) -> None:
         status, said = await helm_test(node)
         assert status == 0, said + pod.container("headway").tail()
         assert "x-headway-policy: quantile" in said
-        await pod.container("engine").wait_for("livenessProbe", 5)
+        await pod.container("engine").wait_for("livenessProbe", PATIENCE_S)
     for container in (*pod.sidecars, *pod.mains):
         assert container.exit_status == 0, container.tail()
         assert container.wrote_outside_its_volumes() == []
@@ -175,7 +177,7 @@ async def test_injected_proxy_answers(tmp_path: Path) -> None:
     )
     node = Node([*manifests, {"kind": "Deployment", "metadata": {"name": "vllm"}, "spec": spec}], tmp_path)
     async with node.running("Deployment", "vllm") as running:
-        await running.container("headway").wait_for("readinessProbe", 20)
+        await running.container("headway").wait_for("readinessProbe", PATIENCE_S)
         status, said = await helm_test(node)
         assert status == 0, said
     assert running.container("headway").exit_status == 0
@@ -192,7 +194,7 @@ async def gateway(folder: Path, *sets: str) -> AsyncIterator[tuple[Node, Pod]]:
         for port in engines:
             await running.enter_async_context(node.running("Pod", f"engine-{port}"))
         pod = await running.enter_async_context(node.running("Deployment", "demo-headway"))
-        await pod.container("headway").wait_for("readinessProbe", 20)
+        await pod.container("headway").wait_for("readinessProbe", PATIENCE_S)
         yield node, pod
 
 
@@ -219,7 +221,8 @@ async def test_gateway_with_a_wrong_engine_fails(tmp_path: Path) -> None:
     """An address where no engine is makes `helm test` fail, and says so."""
     wrong = ["gateway.engines={http://127.0.0.1:9}", "config.engine_wait_s=0"]
     node = Node(render(*Ports().sets(), *QUICK, "redis.kind=none", *wrong, example="gateway-urls"), tmp_path)
-    async with node.running("Deployment", "demo-headway"):
+    async with node.running("Deployment", "demo-headway") as pod:
+        await pod.container("headway").wait_for("startupProbe", PATIENCE_S)
         status, said = await helm_test(node)
         assert status != 0
         assert "503" in said
@@ -232,7 +235,7 @@ async def test_internal_redis(tmp_path: Path) -> None:
     password = node.secret("demo-headway-redis")["password"]
     for expected in (None, b"1"):
         async with node.running("StatefulSet", "demo-headway-redis") as pod:
-            await pod.container("redis").wait_for("readinessProbe", 10)
+            await pod.container("redis").wait_for("readinessProbe", PATIENCE_S)
             async with redis.Redis(port=port, password=password) as client:
                 assert await client.get("published") == expected
                 await client.set("published", "1")
@@ -246,7 +249,7 @@ async def long_answer(url: str) -> str:
     """How one streamed answer of 400 tokens ended: complete, refused, or cut."""
     body = {"model": "emulated", "messages": [{"role": "user", "content": "Go on."}], "stream": True}
     body |= {"max_tokens": 400, "ignore_eos": True}
-    timeout = aiohttp.ClientTimeout(60)
+    timeout = aiohttp.ClientTimeout(PATIENCE_S)
     try:
         async with (
             aiohttp.ClientSession(timeout=timeout) as client,
@@ -304,7 +307,7 @@ async def test_without_the_hook_answers_would_be_lost(tmp_path: Path) -> None:
     del only(manifests, "Deployment")["spec"]["template"]["spec"]["containers"][0]["lifecycle"]
     node = Node(manifests, tmp_path)
     async with node.running("Deployment", "demo-headway") as pod:
-        await pod.container("headway").wait_for("readinessProbe", 20)
+        await pod.container("headway").wait_for("readinessProbe", PATIENCE_S)
         asked = await streams(pod, 4)
         await pod.stop()
         assert [await task for task in asked] == ["cut"] * 4
