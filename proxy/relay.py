@@ -8,11 +8,14 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from predictor.records import Outcome
+from proxy.answers import FAILED
 from proxy.clock import Clock
+from proxy.dialects import decode_answer
 from proxy.errors import EngineGarbage, EngineRefused, HeadwayError
 from proxy.exchange import Exchange
 from proxy.headers import to_client
-from proxy.sse import StreamObserver, decode_answer, leading_error
+from proxy.replies import error_event
+from proxy.sse import StreamObserver, leading_error
 from proxy.upstream import Upstream
 
 # A unary answer up to this long is read whole, checked, and sent with its length; a longer one streams.
@@ -52,12 +55,14 @@ class Relay:
         self._exchange.status = engine.status
         headers = to_client(engine.headers, ours)
         if engine.content_type == _EVENT_STREAM and engine.status == 200:
-            return await self._stream(engine, headers, StreamObserver(drop_usage=drop_usage))
+            observer = StreamObserver(drop_usage=drop_usage, api=self._exchange.api)
+            return await self._stream(engine, headers, observer)
         return await self._unary(engine, headers)
 
     async def _unary(self, engine: aiohttp.ClientResponse, headers: CIMultiDict[str]) -> web.StreamResponse:
         whole = b""
         while chunk := await self._read(engine):
+            self._note_first_byte()
             whole += chunk
             if len(whole) > _WHOLE_BYTES:
                 return await self._long(engine, headers, whole)
@@ -73,13 +78,13 @@ class Relay:
         if engine.content_type != _JSON:
             raise EngineGarbage(f"The engine answered 200 with {engine.content_type}, not {_JSON}.")
         try:
-            answer = decode_answer(whole)
+            answer = decode_answer(whole, self._exchange.api)
         except ValueError as error:
             raise EngineGarbage(f"The engine answered 200 with broken JSON: {error}") from error
         self._exchange.usage = answer.usage
         self._exchange.engine_queue_ms = answer.engine_queue_ms
         self._exchange.finish_reason = answer.finish_reason
-        self._exchange.end(Outcome.COMPLETED)
+        self._exchange.end(Outcome.ENGINE_ERROR if answer.finish_reason in FAILED else Outcome.COMPLETED)
 
     async def _long(
         self, engine: aiohttp.ClientResponse, headers: CIMultiDict[str], head: bytes
@@ -105,11 +110,12 @@ class Relay:
         try:
             await response.write(head)
             while chunk := await self._read(engine):
-                if kept := observer.feed(chunk):
+                if kept := self._observe(observer, chunk):
                     await response.write(kept)
         except HeadwayError as error:
             # An error that begins in mid-line would not be read as an event of its own.
-            await response.write(b"\n\n"[: 2 * observer.overlong] + b"data: " + error.body() + b"\n\n")
+            event = error_event(error, self._exchange.api)
+            await response.write(b"\n\n"[: 2 * observer.overlong] + event)
             self._cut(error)
         finally:
             rest = observer.close()
@@ -129,20 +135,27 @@ class Relay:
             if not chunk:
                 break
             head += chunk
-            kept += observer.feed(chunk)
+            kept += self._observe(observer, chunk)
         if not head:
             raise EngineGarbage("The engine ended its stream before the first event.")
-        if refused := leading_error(head):
+        if refused := leading_error(head, self._exchange.api):
             message, status = refused
             raise EngineRefused(message, status=status)
         return kept
 
     async def _read(self, engine: aiohttp.ClientResponse) -> bytes:
-        chunk = await self._upstream.read(engine, self._exchange.replica or "")
+        return await self._upstream.read(engine, self._exchange.replica or "")
+
+    def _observe(self, observer: StreamObserver, chunk: bytes) -> bytes:
+        kept = observer.feed(chunk)
+        if observer.answering:
+            self._note_first_byte()
+        return kept
+
+    def _note_first_byte(self) -> None:
         if self._exchange.first_byte_us is None:
             self._exchange.first_byte_us = self._clock.now_us()
             self._engine_began()
-        return chunk
 
     async def _begin(self, engine: aiohttp.ClientResponse, headers: CIMultiDict[str]) -> web.StreamResponse:
         response = web.StreamResponse(status=engine.status, reason=engine.reason, headers=headers)

@@ -1,9 +1,11 @@
 """Reading a stream of server-sent events as it passes: pure, incremental, and never changing an event."""
 
 import re
-from typing import Annotated, Any, Final
+from typing import Final
 
-import msgspec
+from predictor.request import Api
+from proxy.answers import FAILED, Usage, error_in
+from proxy.dialects import DIALECTS
 
 # The usage event is far shorter; an event that is longer is passed on before its end has come.
 MOST_HELD_BYTES: Final = 1 << 16
@@ -12,93 +14,6 @@ _ENDS: Final = (b"\n\n", b"\n\r\n")
 _FIRST_END: Final = re.compile(rb"(?:\r?\n){2}")
 _PIECES: Final = re.compile(rb"[\r\n]+|(?s:.+?)(?:(?:\r?\n){2}|\Z)")
 _NEWLINES: Final = b"\r\n"
-_FINISH: Final = re.compile(rb'"finish_reason":\s*"(\w+)"')
-
-_Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)] | None
-
-
-class PromptDetails(msgspec.Struct, frozen=True):
-    """`usage.prompt_tokens_details`."""
-
-    cached_tokens: _Count = None
-
-
-class Usage(msgspec.Struct, frozen=True):
-    """Token counts as the engine reports them. `completion_tokens` includes reasoning."""
-
-    prompt_tokens: _Count = None
-    completion_tokens: _Count = None
-    prompt_tokens_details: PromptDetails | None = None
-
-    @property
-    def cached_tokens(self) -> int | None:
-        """Prompt tokens that the engine did not have to compute again."""
-        details = self.prompt_tokens_details
-        return details.cached_tokens if details else None
-
-
-class _Choice(msgspec.Struct, frozen=True):
-    finish_reason: str | None = None
-
-
-class _EngineTimes(msgspec.Struct, frozen=True):
-    queue_time_ms: float | None = None
-
-
-class _RawAnswer(msgspec.Struct, frozen=True):
-    choices: list[_Choice] | None = None
-    metrics: _EngineTimes | None = None
-    # A union with None would make msgspec forget that it is raw.
-    usage: msgspec.Raw = msgspec.Raw(b"null")
-
-
-class Answer(msgspec.Struct, frozen=True):
-    """What Headway reads of an answer, unary or one event of a stream. `choices`: None where there is none.
-
-    `engine_queue_ms`: the engine's own report of the wait for a slot (vLLM: --enable-per-request-metrics).
-    """
-
-    choices: int | None = None
-    finish_reason: str | None = None
-    usage: Usage | None = None
-    engine_queue_ms: float | None = None
-
-
-_ANSWER: Final = msgspec.json.Decoder(_RawAnswer)
-_USAGE: Final = msgspec.json.Decoder(Usage | None, strict=False)
-_ANYTHING: Final = msgspec.json.Decoder()
-
-
-def decode_answer(raw: bytes) -> Answer:
-    """Read an answer; what has another shape than expected is left out. Raises ValueError: it is no JSON."""
-    try:
-        answer = _decode_shape(raw)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
-    reasons = [choice.finish_reason for choice in answer.choices or () if choice.finish_reason]
-    return Answer(
-        choices=None if answer.choices is None else len(answer.choices),
-        finish_reason=reasons[-1] if reasons else None,
-        usage=_decode_usage(answer.usage),
-        engine_queue_ms=answer.metrics.queue_time_ms if answer.metrics else None,
-    )
-
-
-def _decode_shape(raw: bytes) -> _RawAnswer:
-    try:
-        return _ANSWER.decode(raw)
-    except msgspec.ValidationError:
-        _ANYTHING.decode(raw)
-        return _RawAnswer()
-
-
-def _decode_usage(raw: msgspec.Raw) -> Usage | None:
-    try:
-        usage: Usage | None = _USAGE.decode(raw)
-    except msgspec.ValidationError:
-        # An engine that counts nonsense has not counted.
-        return None
-    return usage
 
 
 class StreamObserver:
@@ -109,13 +24,16 @@ class StreamObserver:
     `MOST_HELD_BYTES` is passed on unread.
     """
 
-    def __init__(self, *, drop_usage: bool) -> None:
+    def __init__(self, *, drop_usage: bool, api: Api = Api.CHAT) -> None:
         self._drop_usage = drop_usage
+        self._dialect = DIALECTS[api]
         self._held = b""
         self.overlong = False
         """Whether the last byte that went out is inside an event."""
         self.begun = False
-        """Whether the first event is whole, or longer than any that we read."""
+        """Whether the first event but heralds is whole, or longer than any that we read."""
+        self.answering = False
+        """Whether the model has said something; comments and announcements come earlier."""
         self.failed = False
         """Whether the engine has put an error into the stream."""
         self.usage: Usage | None = None
@@ -151,35 +69,39 @@ class StreamObserver:
 
     def _release_overlong(self) -> bytes:
         """Give up the unfinished event, but for newlines that may turn out to be its end."""
-        self.overlong = self.begun = True
+        self.overlong = self.begun = self.answering = True
         given = self._held.rstrip(_NEWLINES)
         self._held = self._held[len(given) :]
         return given
 
     def _observe(self, events: bytes) -> bytes:
-        self.begun = self.begun or bool(events.strip(_NEWLINES))
-        match = _FINISH.search(events)
-        if match:
-            self.finish_reason = match.group(1).decode()
-        if b'"usage"' not in events and b'"error"' not in events:
+        self.begun = self.begun or self._begins(events)
+        self.answering = self.answering or self._dialect.begins.search(events) is not None
+        if not self._dialect.telling.search(events):
             return events
         return b"".join(piece for piece in _PIECES.findall(events) if not self._take(piece))
 
+    def _begins(self, events: bytes) -> bool:
+        if self._dialect.heralds is None:
+            return bool(events.strip(_NEWLINES))
+        pieces = (piece for piece in _PIECES.findall(events) if piece.strip(_NEWLINES))
+        return any(not self._dialect.is_herald(data_of(piece) or b"") for piece in pieces)
+
     def _take(self, event: bytes) -> bool:
-        """Note usage or an error in an event; say whether it is the event to leave out."""
-        if error_in(event):
-            self.failed = True
+        """Note what an event tells of the answer; say whether it is the one to leave out."""
         payload = data_of(event)
-        if payload is None or b'"usage"' not in payload:
+        if payload is None or not self._dialect.telling.search(payload):
             return False
         try:
-            answer = decode_answer(payload)
+            answer = self._dialect.decode(payload)
         except ValueError:
             # Not ours to judge: the client gets it as it is.
             return False
+        self.finish_reason = answer.finish_reason or self.finish_reason
+        self.failed = self.failed or self.finish_reason in FAILED or error_in(payload) is not None
         if answer.usage is None:
             return False
-        self.usage = answer.usage
+        self.usage = self._dialect.merge(self.usage, answer.usage)
         self.engine_queue_ms = answer.engine_queue_ms
         return self._drop_usage and answer.choices == 0
 
@@ -195,30 +117,8 @@ def data_of(event: bytes) -> bytes | None:
     return b"\n".join(lines) if lines else None
 
 
-def error_in(event: bytes) -> tuple[str, int | None] | None:
-    """The message and HTTP status of an error event; None for any other event."""
-    payload = data_of(event)
-    if payload is None or b'"error"' not in payload:
-        return None
-    try:
-        document = _ANYTHING.decode(payload)
-    except (ValueError, RecursionError):
-        return None
-    error = document.get("error") if isinstance(document, dict) else None
-    return None if error is None else (_message_of(error), _status_of(error))
-
-
-def leading_error(events: bytes) -> tuple[str, int | None] | None:
-    """What `error_in` says of the first event that carries data."""
-    first = next((piece for piece in _PIECES.findall(events) if data_of(piece) is not None), b"")
-    return error_in(first)
-
-
-def _message_of(error: Any) -> str:
-    message = error.get("message") if isinstance(error, dict) else error
-    return message if isinstance(message, str) and message else "the engine gave no reason"
-
-
-def _status_of(error: Any) -> int | None:
-    code = error.get("code") if isinstance(error, dict) else None
-    return code if isinstance(code, int) and 400 <= code <= 599 else None
+def leading_error(events: bytes, api: Api = Api.CHAT) -> tuple[str, int | None] | None:
+    """Message and HTTP status where the first event that tells something is an error; None otherwise."""
+    payloads = (data_of(piece) for piece in _PIECES.findall(events))
+    telling = (one for one in payloads if one is not None and not DIALECTS[api].is_herald(one))
+    return error_in(next(telling, b""))

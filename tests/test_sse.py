@@ -10,7 +10,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from proxy.sse import MOST_HELD_BYTES, StreamObserver, Usage, data_of, decode_answer, error_in, leading_error
+from proxy.answers import Usage
+from proxy.dialects import decode_answer
+from proxy.sse import MOST_HELD_BYTES, StreamObserver, data_of, leading_error
 
 DONE = b"data: [DONE]\n\n"
 USAGE = {"prompt_tokens": 7, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 4}}
@@ -273,8 +275,8 @@ def test_deep_nesting_breaks_nothing(depth: int) -> None:
 )
 def test_error_events_are_told_from_others(payload: bytes, found: tuple[str, int | None] | None) -> None:
     """An error event gives its message and, where the engine names one, its HTTP status."""
-    assert error_in(b"data: " + payload + b"\n\n") == found
-    assert error_in(b"event: error\r\ndata:" + payload + b"\r\n\r\n") == found
+    assert leading_error(b"data: " + payload + b"\n\n") == found
+    assert leading_error(b"event: error\r\ndata:" + payload + b"\r\n\r\n") == found
 
 
 def test_data_of_an_event() -> None:
