@@ -84,6 +84,7 @@ class RequestBody(msgspec.Struct, frozen=True):
     text: Any = None
     system: str | list[str | Part] | None = None
     instructions: str | None = None
+    previous_response_id: str | None = None
 
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -114,6 +115,23 @@ class RequestBody(msgspec.Struct, frozen=True):
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     sampling_params: SamplingParams | None = None
+
+    @property
+    def token_limit(self) -> int | None:
+        """The most output tokens that the request allows, whatever its API calls them."""
+        sampling = self.sampling_params
+        return (
+            self.max_completion_tokens
+            or self.max_tokens
+            or self.max_output_tokens
+            or (sampling.max_new_tokens if sampling else None)
+        )
+
+    @property
+    def answer_count(self) -> int:
+        """How many answers to each prompt the engine computes."""
+        sampled = self.sampling_params.n if self.sampling_params else None
+        return max(1, self.n or 1, self.best_of or 1, sampled or 1)
 
 
 # Engines coerce `"7"` to 7 and `"true"` to true (pydantic's lax mode); strict=False reads what they read.

@@ -110,6 +110,14 @@ class UnknownRoute(InvalidRequest):
     advice = "Use one of the inference routes in the README; engine control routes are never exposed."
 
 
+class UnknownResponse(InvalidRequest):
+    """The stored response does not exist, or another key created it, or this proxy was restarted since."""
+
+    status = 404
+    code = "unknown_response"
+    advice = "Use the key and the proxy with which the response was created."
+
+
 class MethodNotAllowed(InvalidRequest):
     """The path is known, the method is not."""
 

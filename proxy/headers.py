@@ -1,9 +1,11 @@
-"""Which headers cross the proxy, in each direction."""
+"""Which headers cross the proxy, in each direction, and which fields of a body steer an engine."""
 
 from collections.abc import Iterable
 from typing import Final
 
 from multidict import CIMultiDict, CIMultiDictProxy
+
+from predictor.request import Api
 
 REQUEST_ID: Final = "x-headway-request-id"
 PREDICTED_TOKENS: Final = "x-headway-predicted-tokens"
@@ -25,15 +27,16 @@ _HOP_BY_HOP: Final = frozenset(
     }
 )
 # They steer the engine's order, its data-parallel rank or its caches; no client may.
-_STEERING: Final = frozenset(
-    {
-        "x-vllm-priority",
-        "x-override-priority",
-        "x-data-parallel-rank",
-        "x-smg-routing-key",
-        "endpoint-load-metrics-format",
-    }
-)
+_STEERING: Final = frozenset({"x-data-parallel-rank", "x-smg-routing-key", "endpoint-load-metrics-format"})
+# SGLang's, where SGLANG_ENABLE_REQUEST_HEADER_OVERRIDES is set: request ids, ranks, priorities.
+_OVERRIDES: Final = "x-override-"
+# A key may be allowed to send these.
+_PRIORITY: Final = frozenset({"x-vllm-priority", "x-override-priority"})
+# The same in bodies: order, id at the engine (an abort names it), rank. `data_parallel_rank` is an old name.
+_STEERING_FIELDS: Final = frozenset({"rid", "routed_dp_rank", "data_parallel_rank", "disagg_prefill_dp_rank"})
+_PRIORITY_FIELD: Final = "priority"
+# The id under which a response is stored; whoever chose it could replace another client's.
+_RESPONSE_FIELDS: Final = frozenset({"request_id"})
 # Host and length are made anew; the answer must stay readable, so no compression is asked for.
 _REMADE: Final = frozenset({"host", "content-length", "accept-encoding", "expect"})
 _NOT_TO_ENGINE: Final = _HOP_BY_HOP | _STEERING | _REMADE
@@ -43,24 +46,46 @@ _OURS: Final = "x-headway-"
 
 
 def to_engine(
-    headers: CIMultiDictProxy[str], added: dict[str, str], api_key: str | None, *, pass_key: bool = True
+    headers: CIMultiDictProxy[str],
+    added: dict[str, str],
+    api_key: str | None,
+    *,
+    pass_key: bool = True,
+    may_set_priority: bool = False,
 ) -> CIMultiDict[str]:
-    """The headers of the engine's request.
+    """The headers of the engine's request: the client's, less those of its connection and those that steer.
 
     The client's key goes on only where `pass_key` says so and there is no `api_key` to take its place.
     """
     dropped = _NOT_TO_ENGINE if pass_key and api_key is None else _NOT_TO_ENGINE | _KEYS
+    if not may_set_priority:
+        dropped |= _PRIORITY
     named = _listed(headers.getall("Connection", ()))
     kept = CIMultiDict(
         (name, value if value.isascii() else _readable(value))
         for name, value in headers.items()
-        if (low := name.lower()) not in dropped and not low.startswith(_OURS) and low not in named
+        if (low := name.lower()) not in dropped and low not in named and not _is_ours(low)
     )
     kept.update(added)
     kept["Accept-Encoding"] = "identity"
     if api_key is not None:
         kept["Authorization"] = f"Bearer {api_key}"
     return kept
+
+
+def _is_ours(name: str) -> bool:
+    return name.startswith((_OURS, _OVERRIDES)) and name not in _PRIORITY
+
+
+def names_priority(headers: CIMultiDictProxy[str]) -> bool:
+    """Whether a client says by header how soon the engine should take its request."""
+    return any(name in headers for name in _PRIORITY)
+
+
+def steering_fields(api: Api | None, *, may_set_priority: bool) -> frozenset[str]:
+    """The top-level body fields that no client's request may carry to an engine; `api` None: not scheduled."""
+    fields = _STEERING_FIELDS | _RESPONSE_FIELDS if api is Api.RESPONSES else _STEERING_FIELDS
+    return fields if may_set_priority else fields | {_PRIORITY_FIELD}
 
 
 def to_client(headers: CIMultiDictProxy[str], ours: dict[str, str]) -> CIMultiDict[str]:

@@ -42,12 +42,16 @@ class KeySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """On whose account a request runs, how well, and until when it must have begun (seconds from arrival)."""
+    """On whose account a request runs, how well, and until when it must have begun (seconds from arrival).
+
+    `key`: SHA-256 of the client's key, empty where there are no keys.
+    """
 
     tenant: str
     service: ServiceClass
     ttl_s: float | None
     may_set_priority: bool
+    key: str = ""
 
 
 class Identities:
@@ -87,7 +91,7 @@ class Identities:
         ttl_s = _ttl(headers.get(TTL_HEADER))
         if ttl_s is None and service.ttl_us is not None:
             ttl_s = service.ttl_us / 1e6
-        return Identity(tenant or key.tenant, service, ttl_s, key.may_set_priority)
+        return Identity(tenant or key.tenant, service, ttl_s, key.may_set_priority, key.sha256.lower())
 
     def _key(self, headers: CIMultiDictProxy[str]) -> KeySettings:
         if not self._keys:

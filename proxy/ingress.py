@@ -9,7 +9,7 @@ from aiohttp.http import HttpVersion11
 
 from predictor.request import Api, RequestBody, decode_body
 from proxy.errors import BadHttp, BodyTimeout, BodyTooLarge, InvalidJson, InvalidRequest, UnsupportedEncoding
-from proxy.splice import refuse_duplicates
+from proxy.splice import refuse_duplicates, without_fields
 
 # Fields by which the engine's or our own behaviour is steered; parsers disagree on duplicates.
 STEERED_FIELDS: Final = (
@@ -98,9 +98,23 @@ def parse_body(raw: bytes, api: Api) -> RequestBody:
     return body
 
 
+def without_steering(raw: bytes, fields: frozenset[str]) -> bytes:
+    """A JSON body less its top-level `fields`, by which no client may steer an engine; raises InvalidJson.
+
+    Python's JSON reader, which the engines use, also takes UTF-16 and UTF-32: there a field could hide.
+    """
+    if b"\0" in raw:
+        raise InvalidJson("The request body is not JSON in UTF-8.")
+    try:
+        return without_fields(raw, fields)
+    except ValueError as error:
+        raise InvalidJson(f"The request body is not valid JSON: {error}") from error
+
+
 def _check_prompt(body: RequestBody, api: Api) -> None:
     field = _PROMPT_FIELD.get(api)
     if field is None:
+        # SGLang's /generate takes a prompt in one of several fields, and says itself what is missing.
         return
     value = getattr(body, field)
     if value is None or (field == "messages" and not value):

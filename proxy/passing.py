@@ -1,4 +1,4 @@
-"""Routes that are relayed and not scheduled: embeddings, tokenize, the model list, …"""
+"""Routes that are relayed and not scheduled: embeddings, tokenize, the model list, stored responses, …"""
 
 from collections.abc import Callable
 
@@ -6,25 +6,29 @@ import aiohttp
 from aiohttp import web
 from multidict import CIMultiDict
 
-from proxy.errors import EngineUnreachable, HeadwayError
-from proxy.headers import to_client, to_engine
-from proxy.identity import Identities
-from proxy.ingress import read_body, target
+from proxy.errors import EngineUnreachable, HeadwayError, UnknownResponse
+from proxy.headers import steering_fields, to_client, to_engine
+from proxy.identity import Identities, Identity
+from proxy.ingress import read_body, target, without_steering
+from proxy.owners import Owners
 from proxy.replies import error_response
+from proxy.routes import Route
 from proxy.scheduling.scheduler import Scheduler
 from proxy.settings import Settings
 from proxy.upstream import Upstream
 
 
 class Passing:
-    """Relays a request to the first engine that is there, unread."""
+    """Relays a request to the first engine that is there, or to the one that holds what it asks for."""
 
     def __init__(
         self,
+        *,
         settings: Settings,
         scheduler: Scheduler,
         upstream: Upstream,
         identities: Callable[[], Identities],
+        owners: Owners,
         api_key: str | None,
     ) -> None:
         """`identities`: who may ask at present; `api_key`: the engine's."""
@@ -32,34 +36,57 @@ class Passing:
         self._scheduler = scheduler
         self._upstream = upstream
         self._identities = identities
+        self._owners = owners
         self._api_key = api_key
 
-    async def serve(self, request: web.BaseRequest, path: str) -> web.StreamResponse:
-        """Relay one request to the engine's route `path`."""
+    async def serve(self, request: web.BaseRequest, route: Route) -> web.StreamResponse:
+        """Relay one request to the engine's route."""
         try:
-            return await self._serve(request, path)
+            return await self._serve(request, route)
         except HeadwayError as error:
-            return error_response(error)
+            return error_response(error, path=request.path)
 
-    async def _serve(self, request: web.BaseRequest, path: str) -> web.StreamResponse:
+    async def _serve(self, request: web.BaseRequest, route: Route) -> web.StreamResponse:
         identities = self._identities()
-        identities.identify(request.headers)
-        body = None
-        if request.method != "GET":
-            body = await read_body(request, timeout_s=self._settings.body_timeout_s)
-        headers = to_engine(request.headers, {}, self._api_key, pass_key=not identities.uses_keys)
-        engine, base = await self._open(request.method, target(request, path), headers, body)
+        identity = identities.identify(request.headers)
+        bases = self._bases(route.response_id(request.path), identity, uses_keys=identities.uses_keys)
+        body = None if request.method == "GET" else await self._body(request, route, identity)
+        headers = to_engine(
+            request.headers,
+            {},
+            self._api_key,
+            pass_key=not identities.uses_keys,
+            may_set_priority=identity.may_set_priority,
+        )
+        path = target(request, route.path_for(request.path))
+        engine, base = await self._open(bases, request.method, path, headers, body)
         try:
             return await self._relay(request, engine, base)
         finally:
             engine.close()
 
-    async def _open(
-        self, method: str, path: str, headers: CIMultiDict[str], body: bytes | None
-    ) -> tuple[aiohttp.ClientResponse, str]:
-        """The first engine that takes the connection, those that answered last time first."""
+    async def _body(self, request: web.BaseRequest, route: Route, identity: Identity) -> bytes:
+        raw = await read_body(request, timeout_s=self._settings.body_timeout_s)
+        if not route.takes_json:
+            return raw
+        return without_steering(raw, steering_fields(None, may_set_priority=identity.may_set_priority))
+
+    def _bases(self, response_id: str | None, identity: Identity, *, uses_keys: bool) -> list[str]:
+        """The engines to try in turn; of a stored response, the one that holds it."""
         replicas = sorted(self._scheduler.replicas, key=lambda replica: not replica.available)
-        *before, last = [replica.name for replica in replicas]
+        if response_id is not None:
+            owner = self._owners.find(response_id, identity.key)
+            if owner is not None:
+                return [owner.replica]
+            if uses_keys or len(replicas) > 1:
+                raise UnknownResponse(f"No response '{response_id[:80]}' was created here with your key.")
+        return [replica.name for replica in replicas]
+
+    async def _open(
+        self, bases: list[str], method: str, path: str, headers: CIMultiDict[str], body: bytes | None
+    ) -> tuple[aiohttp.ClientResponse, str]:
+        """The first engine that takes the connection."""
+        *before, last = bases
         for base in before:
             try:
                 return await self._upstream.open(base, method, path, headers, body), base

@@ -1,8 +1,8 @@
-"""Adding our fields to a client's JSON body without re-serialising it, and finding doubled fields."""
+"""Adding and taking out fields of a client's JSON body without re-serialising it, and finding doubled fields."""
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any, Final
 
 from proxy.errors import DuplicateField
@@ -11,6 +11,9 @@ _WHITESPACE: Final = b" \t\r\n"
 _OPENING_BRACE: Final = ord("{")
 # An ASCII letter or underscore written as an escape; clients escape other scripts and controls, never these.
 _ESCAPED_LETTER: Final = re.compile(rb"\\u00[4-7]")
+_SPACE: Final = re.compile(r"[ \t\r\n]*")
+# Numbers stay text: Python refuses to convert very long ones.
+_DECODER: Final = json.JSONDecoder(parse_int=str)
 
 
 def splice(raw: bytes, fields: Iterable[bytes]) -> bytes:
@@ -27,6 +30,48 @@ def splice(raw: bytes, fields: Iterable[bytes]) -> bytes:
         before -= 1
     separator = b"" if raw[before] == _OPENING_BRACE else b","
     return b"".join((raw[:end], separator, added, raw[end:]))
+
+
+def without_fields(raw: bytes, names: Collection[str]) -> bytes:
+    """The JSON object `raw` less its top-level fields called one of `names`; every other byte stays.
+
+    Nearly every body has none of them, which costs a search for each name. Where one may be there, raises
+    ValueError for a body that is not JSON in UTF-8, or nested too deeply to tell.
+    """
+    if not any(f'"{name}"'.encode() in raw for name in names) and not _ESCAPED_LETTER.search(raw):
+        return raw
+    text = raw.decode()
+    if not text.lstrip(" \t\r\n").startswith("{"):
+        return raw
+    try:
+        fields = list(_fields(text))
+    except (IndexError, RecursionError) as error:
+        raise ValueError("cut off, or nested too deeply") from error
+    kept = [(start, end) for name, start, end in fields if name not in names]
+    if len(kept) == len(fields):
+        return raw
+    first, last = fields[0][1], fields[-1][2]
+    inside = ",".join(text[start:end] for start, end in kept)
+    return (text[:first] + inside + text[last:]).encode()
+
+
+def _fields(text: str) -> Iterator[tuple[str, int, int]]:
+    """Name, begin and end of each field at the top level of a JSON object, without the commas."""
+    at = _skip(text, text.index("{") + 1)
+    while text[at] != "}":
+        name, end = _DECODER.raw_decode(text, at)
+        colon = _skip(text, end)
+        _, end = _DECODER.raw_decode(text, _skip(text, colon + 1))
+        yield name, at, end
+        at = _skip(text, end)
+        if text[at] == ",":
+            at = _skip(text, at + 1)
+
+
+def _skip(text: str, at: int) -> int:
+    """The next place that is no whitespace."""
+    match = _SPACE.match(text, at)
+    return match.end() if match else at
 
 
 def refuse_duplicates(raw: bytes, names: tuple[str, ...]) -> None:

@@ -194,6 +194,11 @@ def post(path: str, body: bytes, *headers: str) -> bytes:
     return "\r\n".join(lines).encode("utf-8", "surrogateescape") + b"\r\n\r\n" + body
 
 
+def concrete(path: str) -> str:
+    """A path that a client may ask for, of one with variable parts."""
+    return path.replace("{id}", "resp_1").replace("{model}", "org/model")
+
+
 def bare(method: str, path: str) -> bytes:
     """A request without a body."""
     return f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n".encode()
@@ -207,8 +212,9 @@ async def ask_raw(headway: Headway, data: bytes) -> Message:
 
 
 def error_of(body: bytes, code: str) -> dict[str, Any]:
-    """The error in an answer, which must have the OpenAI shape and this code."""
+    """The error in an answer, which must have the OpenAI shape and this code; Anthropic's has a type beside it."""
     document = msgspec.json.decode(body)
+    assert document.pop("type", "error") == "error"
     assert set(document) == {"error"}
     error: dict[str, Any] = document["error"]
     assert set(error) == {"message", "type", "param", "code"}

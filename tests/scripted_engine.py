@@ -9,6 +9,8 @@ from wire import HEAD_END
 JSON = "Content-Type: application/json"
 EVENTS = "Content-Type: text/event-stream; charset=utf-8"
 
+_PROBED = ("/health", "/ready", "/version", "/v1/models", "/server_info", "/metrics")
+
 Script = Callable[["Call"], Awaitable[None]]
 
 
@@ -42,7 +44,10 @@ class Call:
 
 
 class ScriptedEngine:
-    """Answers what the proxy asks in the background by itself, everything else by the script; then it closes."""
+    """Answers what a proxy asks an engine by itself, as a vLLM without models; everything else by the script.
+
+    The connection ends with the script.
+    """
 
     def __init__(self, script: Script | bytes) -> None:
         self._script = script if callable(script) else _sends(script)
@@ -83,8 +88,10 @@ class ScriptedEngine:
 
     async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         head = await reader.readuntil(HEAD_END)
-        if head.startswith((b"GET /health", b"GET /metrics")):
-            writer.write(reply(b""))
+        asked = next((path for path in _PROBED if head.startswith(f"GET {path} ".encode())), None)
+        # The tests' own requests say what they hold.
+        if asked is not None and b"\r\nContent-Type:" not in head:
+            writer.write(reply(b"vllm:num_requests_running 0.0\n" if asked == "/metrics" else b"{}"))
             return True
         lengths = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
         body = await reader.readexactly(int(lengths[0].split(b":")[1])) if lengths else b""
