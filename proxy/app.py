@@ -16,13 +16,14 @@ from proxy.admin import METRICS_TYPE, Admin
 from proxy.booking import Bookkeeper
 from proxy.clock import Clock
 from proxy.dispatcher import Dispatcher
-from proxy.engines.vllm import VllmAdapter
+from proxy.engines.registry import Engines
 from proxy.errors import Draining, MethodNotAllowed, UnknownRoute
 from proxy.fairness import Fairness
 from proxy.gauges import watch_engine, watch_proxy
 from proxy.health import HealthWatch
 from proxy.metrics import Metrics
 from proxy.order import make_identities, make_scheduler, new_order
+from proxy.owners import Owners
 from proxy.passing import Passing
 from proxy.ranking import Estimator, Ranking
 from proxy.replies import error_response, json_response
@@ -57,7 +58,7 @@ class Headway:
         self._clock = clock or Clock()
         self._estimator = estimator or _shipped()
         self._scheduler = make_scheduler(settings, policy)
-        self._windows = Windows(self._scheduler, fixed=settings.window, unlimited=settings.mode == "engine")
+        self._windows = Windows(self._scheduler, fixed=settings.window)
         self._dispatcher = Dispatcher(self._scheduler, self._windows, self._clock)
         self._identities = make_identities(settings, self._scheduler.classes)
         self.metrics = Metrics()
@@ -104,17 +105,28 @@ class Headway:
             self._listeners.append(Listener(admin.handle, settings, settings.admin_host, settings.admin_port))
             self.admin_port = await self._listeners[1].start()
         await self._health.check()
-        self._tasks += [asyncio.create_task(self._health.run()), asyncio.create_task(self._dispatcher.run())]
+        running = (self._health.run(), self._engines.run(), self._dispatcher.run())
+        self._tasks += [asyncio.create_task(part) for part in running]
 
     def _make_parts(self, api_key: str | None) -> None:
-        settings, adapter = self.settings, VllmAdapter()
-        self._health = HealthWatch(
-            self._dispatcher, adapter, self._upstream, self._clock, engine_wait_s=settings.engine_wait_s
+        settings = self.settings
+        default = next(one for one in self._scheduler.classes if one.name == settings.default_class)
+        self._engines = Engines(
+            self._upstream,
+            api_key,
+            kind=settings.engine_kind,
+            default_tier=default.tier,
+            changed=self._adapt_window,
         )
+        self._health = HealthWatch(
+            self._dispatcher, self._engines, self._upstream, self._clock, engine_wait_s=settings.engine_wait_s
+        )
+        owners = Owners()
         self._books = Bookkeeper(
             clock=self._clock,
             metrics=self.metrics,
             estimator=self._estimator,
+            engines=self._engines,
             record=self._record,
             mode=settings.mode,
             fairness=Fairness({key.tenant: key.weight for key in settings.keys}),
@@ -126,18 +138,35 @@ class Headway:
             estimator=self._estimator,
             dispatcher=self._dispatcher,
             health=self._health,
-            adapter=adapter,
+            engines=self._engines,
             upstream=self._upstream,
             books=self._books,
+            owners=owners,
             api_key=api_key,
         )
         self._passing = Passing(
-            settings, self._scheduler, self._upstream, lambda: self._serving.identities, api_key
+            settings=settings,
+            scheduler=self._scheduler,
+            upstream=self._upstream,
+            identities=lambda: self._serving.identities,
+            owners=owners,
+            api_key=api_key,
         )
 
     def _add_engine(self, url: str) -> None:
-        self._dispatcher.apply(self._windows.add(url, self._clock.now_us()))
+        now_us = self._clock.now_us()
+        self._engines.add(url)
+        self._dispatcher.apply(self._windows.add(url, now_us))
+        # It is there once it has answered and its kind is known.
+        self._scheduler.set_available(url, False, now_us)
+        self._adapt_window(url)
         watch_engine(self.metrics, self._scheduler.replica(url), self._books.watches[url])
+
+    def _adapt_window(self, url: str) -> None:
+        """An engine that cannot follow our order gets no more than a window, whatever the mode."""
+        orders = self._engines.adapter(url).orders_requests
+        unlimited = self.settings.mode == "engine" and orders
+        self._dispatcher.apply(self._windows.limit(url, unlimited=unlimited, now_us=self._clock.now_us()))
 
     def reload(self, settings: Settings) -> None:
         """Take over policies, D, keys and the default class of new settings, between two requests.
@@ -178,18 +207,18 @@ class Headway:
         """Every request of the client port comes through here."""
         route = find_route(request.path)
         if route is None:
-            return error_response(UnknownRoute(f"There is no route {request.path} here."))
+            return error_response(UnknownRoute(f"There is no route {request.path} here."), path=request.path)
         if request.method != route.method:
             message = f"{request.path} takes {route.method}, not {request.method}."
-            return error_response(MethodNotAllowed(message), {"Allow": route.method})
+            return error_response(MethodNotAllowed(message), {"Allow": route.method}, path=request.path)
         if route.handling is Handling.OWN:
             return self._own(route.path)
         if route.api is None and self._serving.draining:
-            return error_response(Draining("This proxy is shutting down."))
+            return error_response(Draining("This proxy is shutting down."), path=request.path)
         with self._active:
             if route.api is not None:
                 return await self._serving.serve(request, route.api)
-            return await self._passing.serve(request, route.path)
+            return await self._passing.serve(request, route)
 
     def _own(self, path: str) -> web.Response:
         if path == "/metrics":
@@ -220,9 +249,13 @@ class Headway:
 
     def _engine_status(self, replica: Replica) -> EngineStatus:
         watch = self._books.watches[replica.name]
+        facts = self._engines.facts(replica.name)
         return EngineStatus(
             url=replica.name,
-            kind="vllm",
+            kind=self._engines.adapter(replica.name).kind,
+            version=facts.version if facts else None,
+            models=[model.id for model in facts.models] if facts else [],
+            reports_cached=self._engines.reports_cached(replica.name),
             available=replica.available,
             running=replica.running,
             window=replica.window,

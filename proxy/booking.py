@@ -8,6 +8,7 @@ from typing import Final
 from predictor.features.schema import Schema
 from predictor.records import Outcome, TrafficRecord
 from proxy.clock import Clock
+from proxy.engines.registry import Engines
 from proxy.exchange import Exchange
 from proxy.fairness import Fairness
 from proxy.metrics import Metrics
@@ -16,7 +17,7 @@ from proxy.ranking import Estimator
 
 _LOG: Final = logging.getLogger("headway.order")
 _ENDED_BY_ITSELF: Final = frozenset(
-    {"stop", "tool_calls", "function_call", "end_turn", "tool_use", "completed"}
+    {"stop", "tool_calls", "function_call", "end_turn", "stop_sequence", "tool_use", "completed"}
 )
 
 
@@ -29,6 +30,7 @@ class Bookkeeper:
         clock: Clock,
         metrics: Metrics,
         estimator: Estimator,
+        engines: Engines,
         record: Callable[[TrafficRecord, Schema | None], None],
         mode: str,
         fairness: Fairness,
@@ -39,12 +41,15 @@ class Bookkeeper:
         self._record = record
         self._mode = mode
         self.fairness = fairness
+        self._engines = engines
         self.watches: defaultdict[str, OrderWatch] = defaultdict(OrderWatch)
 
     def book(self, exchange: Exchange, policy: str) -> None:
         """The exchange has ended; it came under `policy`."""
         self._metrics.observe(exchange, exchange.outcome or Outcome.INTERNAL_ERROR)
         self._watch_order(exchange)
+        if exchange.usage is not None and exchange.replica is not None:
+            self._engines.saw_usage(exchange.replica, exchange.usage)
         self._learn(exchange)
         tokens = exchange.actual_tokens()
         if tokens is not None and exchange.identity is not None:
@@ -67,10 +72,11 @@ class Bookkeeper:
         if exchange.first_byte_us is None or exchange.body is None or not exchange.body.stream:
             return
         assert exchange.replica is not None and exchange.dispatched_us is not None
-        assert exchange.key_us is not None
+        if exchange.rank is None:
+            return
         watch = self.watches[exchange.replica]
         before = watch.verdict
-        watch.observe(Sighting(exchange.dispatched_us, exchange.first_byte_us, exchange.key_us))
+        watch.observe(Sighting(exchange.dispatched_us, exchange.first_byte_us, exchange.rank))
         if watch.verdict is not before:
             level = logging.INFO if watch.verdict is Verdict.HONOURED else logging.WARNING
             _LOG.log(

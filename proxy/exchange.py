@@ -4,13 +4,16 @@ import msgspec
 
 from predictor.records import Outcome, TrafficRecord
 from predictor.request import Api, RequestBody
+from proxy.answers import Usage
 from proxy.identity import Identity
 from proxy.ranking import Estimate
-from proxy.sse import Usage
 
 
 class Exchange(msgspec.Struct, eq=False):
-    """Filled in on the way; `record` makes the traffic record of it. Times in microseconds of the clock."""
+    """Filled in on the way; `record` makes the traffic record of it. Times in microseconds of the clock.
+
+    `rank`: what the engine orders it by, lower first; None where it was told nothing.
+    """
 
     request_id: str
     api: Api
@@ -19,6 +22,7 @@ class Exchange(msgspec.Struct, eq=False):
     body: RequestBody | None = None
     estimate: Estimate | None = None
     key_us: int | None = None
+    rank: int | None = None
     replica: str | None = None
     dispatched_us: int | None = None
     first_byte_us: int | None = None
@@ -79,7 +83,7 @@ class Exchange(msgspec.Struct, eq=False):
             schema=features.schema.id if features else None,
             features=features.to_bytes() if features else None,
             key_us=self.key_us,
-            max_tokens=body.max_completion_tokens or body.max_tokens,
+            max_tokens=body.token_limit,
             prompt_tokens=usage.prompt_tokens,
             cached_tokens=usage.cached_tokens,
             output_tokens=usage.completion_tokens,

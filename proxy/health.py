@@ -9,7 +9,7 @@ from multidict import CIMultiDict
 
 from proxy.clock import Clock
 from proxy.dispatcher import Dispatcher
-from proxy.engines.adapter import EngineAdapter
+from proxy.engines.registry import Engines
 from proxy.errors import HeadwayError
 from proxy.scheduling.scheduler import Replica
 from proxy.upstream import Upstream
@@ -25,7 +25,7 @@ class HealthWatch:
     def __init__(
         self,
         dispatcher: Dispatcher,
-        adapter: EngineAdapter,
+        engines: Engines,
         upstream: Upstream,
         clock: Clock,
         *,
@@ -33,7 +33,7 @@ class HealthWatch:
     ) -> None:
         """`engine_wait_s`: how long requests wait for an engine to come back before they are refused."""
         self._dispatcher = dispatcher
-        self._adapter = adapter
+        self._engines = engines
         self._upstream = upstream
         self._clock = clock
         self._engine_wait_us = engine_wait_s * 1e6
@@ -81,7 +81,7 @@ class HealthWatch:
                     text = await response.read()
         except (HeadwayError, TimeoutError, aiohttp.ClientError):
             return
-        if (load := self._adapter.load(text)) is not None:
+        if (load := self._engines.adapter(replica.name).load(text)) is not None:
             self._dispatcher.polled(replica.name, load.running, load.waiting, load.kv_usage)
 
     def note(self, name: str, available: bool) -> None:
@@ -89,16 +89,29 @@ class HealthWatch:
         scheduler = self._dispatcher.scheduler
         known = next(replica.available for replica in scheduler.replicas if replica.name == name)
         if known != available:
-            _LOG.warning("engine %s is %s", name, "back" if available else "gone")
+            level = logging.INFO if available else logging.WARNING
+            _LOG.log(level, "engine %s %s", name, "answers" if available else "is gone")
             self._dispatcher.seen(name, available)
 
     async def _answers(self, name: str) -> bool:
+        """Whether an engine is there. One that was not is first asked what it is: it may be another now."""
+        healthy = await self._is_healthy(name)
+        if healthy and not self._is_known(name):
+            await self._engines.examine(name)
+            return await self._is_healthy(name)
+        return healthy
+
+    def _is_known(self, name: str) -> bool:
+        replicas = self._dispatcher.scheduler.replicas
+        available = next(replica.available for replica in replicas if replica.name == name)
+        return available and self._engines.facts(name) is not None
+
+    async def _is_healthy(self, name: str) -> bool:
+        adapter = self._engines.adapter(name)
         try:
             async with asyncio.timeout(_TIMEOUT_S):
-                response = await self._upstream.open(
-                    name, "GET", self._adapter.health_path, CIMultiDict(), None
-                )
+                response = await self._upstream.open(name, "GET", adapter.health_path, CIMultiDict(), None)
         except (HeadwayError, TimeoutError):
             return False
         async with response:
-            return response.status == 200
+            return adapter.is_healthy(response.status)

@@ -27,17 +27,20 @@ class Verdict(Enum):
 
 
 class Sighting(msgspec.Struct, frozen=True):
-    """One streamed request at one engine: when it was sent, when its answer began, its key. Microseconds."""
+    """One streamed request at one engine: when it was sent, when its answer began (microseconds), its rank.
+
+    `rank`: what the engine was told to order it by, lower first.
+    """
 
     sent_us: int
     first_byte_us: int
-    key_us: int
+    rank: int
 
 
 class OrderWatch:
     """Compares pairs of requests that waited in one engine together.
 
-    Only a pair in which the later one has the better key tells anything: with priorities it begins first, in
+    Only a pair in which the later one has the better rank tells anything: with priorities it begins first, in
     order of arrival it begins second. 30 such pairs decide, the last 60 count, and it never stops watching.
     """
 
@@ -77,5 +80,5 @@ class OrderWatch:
         earlier, later = sorted((one, other), key=lambda sighting: sighting.sent_us)
         begun_first_us = min(earlier.first_byte_us, later.first_byte_us)
         together_us = begun_first_us - later.sent_us
-        if later.key_us < earlier.key_us and together_us >= queued_us:
+        if later.rank < earlier.rank and together_us >= queued_us:
             self._votes.append(later.first_byte_us < earlier.first_byte_us)

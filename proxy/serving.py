@@ -6,7 +6,6 @@ import logging
 import uuid
 from typing import Final
 
-import aiohttp
 from aiohttp import web
 
 from predictor.records import Outcome
@@ -15,18 +14,19 @@ from proxy import headers as names
 from proxy.booking import Bookkeeper
 from proxy.clock import Clock
 from proxy.dispatcher import Dispatcher
-from proxy.engines.adapter import EngineAdapter, Outgoing
-from proxy.engines.priorities import Priorities
-from proxy.errors import Draining, EngineUnreachable, HeadwayError, InternalError
+from proxy.engines.registry import Engines
+from proxy.errors import Draining, EngineUnreachable, HeadwayError, InternalError, UnknownResponse
 from proxy.exchange import Exchange
-from proxy.headers import to_engine
+from proxy.headers import steering_fields
 from proxy.health import HealthWatch
 from proxy.identity import Identities, Identity
-from proxy.ingress import parse_body, read_body, target
+from proxy.ingress import parse_body, read_body, without_steering
+from proxy.owners import Owners
 from proxy.ranking import Estimate, Estimator
 from proxy.relay import Relay
 from proxy.replies import error_response
 from proxy.scheduling.queued import QueuedRequest
+from proxy.sending import Sender
 from proxy.settings import Settings
 from proxy.upstream import Upstream
 
@@ -49,9 +49,10 @@ class Serving:
         estimator: Estimator,
         dispatcher: Dispatcher,
         health: HealthWatch,
-        adapter: EngineAdapter,
+        engines: Engines,
         upstream: Upstream,
         books: Bookkeeper,
+        owners: Owners,
         api_key: str | None,
     ) -> None:
         self._settings = settings
@@ -60,12 +61,11 @@ class Serving:
         self._estimator = estimator
         self._dispatcher = dispatcher
         self._health = health
-        self._adapter = adapter
         self._upstream = upstream
         self._books = books
-        self._api_key = api_key
+        self._owners = owners
+        self._sender = Sender(settings, engines, upstream, owners, api_key)
         self._seq = itertools.count()
-        self._priorities = Priorities()
         self.draining = False
 
     async def serve(self, request: web.BaseRequest, api: Api) -> web.StreamResponse:
@@ -76,7 +76,7 @@ class Serving:
         except HeadwayError as error:
             exchange.end(error.outcome)
             exchange.status = error.http_status
-            return error_response(error, self._response_headers(exchange))
+            return error_response(error, self._response_headers(exchange), path=request.path)
         except (asyncio.CancelledError, ConnectionError):
             exchange.end(Outcome.CLIENT_GONE)
             raise
@@ -87,7 +87,7 @@ class Serving:
             if request.writer.output_size > 0:
                 raise ConnectionResetError("a second answer would corrupt the one that has begun") from error
             failure = InternalError(f"Headway failed: {type(error).__name__}; see its log.")
-            return error_response(failure, self._response_headers(exchange))
+            return error_response(failure, self._response_headers(exchange), path=request.path)
         finally:
             self._books.book(exchange, self._policy_name(exchange))
 
@@ -97,6 +97,9 @@ class Serving:
         exchange.identity = self.identities.identify(request.headers)
         raw = await read_body(request, timeout_s=self._settings.body_timeout_s)
         exchange.body = body = parse_body(raw, exchange.api)
+        self._check_owner(body, exchange.identity)
+        may = exchange.identity.may_set_priority
+        raw = without_steering(raw, steering_fields(exchange.api, may_set_priority=may))
         exchange.estimate = self._estimate(exchange, exchange.identity, body)
         for attempt in range(_ATTEMPTS):
             queued = self._queued(exchange, exchange.identity, exchange.estimate, len(raw))
@@ -111,6 +114,15 @@ class Serving:
             finally:
                 self._dispatcher.release(queued)
         raise AssertionError("the last attempt returns or raises")
+
+    def _check_owner(self, body: RequestBody, identity: Identity) -> None:
+        """Nobody goes on from a response that another key created."""
+        previous = body.previous_response_id
+        if previous is None or not self.identities.uses_keys:
+            return
+        if self._owners.find(previous, identity.key) is None:
+            message = f"No response '{previous[:80]}' was created here with your key."
+            raise UnknownResponse(message, param="previous_response_id")
 
     def _estimate(self, exchange: Exchange, identity: Identity, body: RequestBody) -> Estimate:
         return self._estimator.estimate(
@@ -139,7 +151,7 @@ class Serving:
             prompt_tokens=prompt_characters(body) // _CHARACTERS_PER_TOKEN,
             body_bytes=body_bytes,
             streamed=bool(body.stream),
-            answers=max(1, body.n or 1, body.best_of or 1),
+            answers=body.answer_count,
             deadline_us=None if ttl_s is None else exchange.arrival_us + round(ttl_s * 1e6),
         )
 
@@ -149,25 +161,13 @@ class Serving:
         exchange.key_us = queued.key_us
         exchange.replica = queued.replica
         exchange.dispatched_us = queued.dispatched_us
-        tier = exchange.identity.service.tier if exchange.identity else 0
-        priority = self._priorities.take(queued.key_us, tier)
-        try:
-            outgoing = self._outgoing(raw, priority, exchange)
-            engine = await self._send(request, outgoing, exchange)
-            try:
-                return await self._relay(request, queued, exchange).answer(
-                    engine, self._response_headers(exchange), drop_usage=outgoing.added_usage
-                )
-            finally:
-                # Closing, not releasing: an unread rest means that the engine must abort.
-                engine.close()
-        finally:
-            self._priorities.give_back(priority)
-
-    def _outgoing(self, raw: bytes, priority: int, exchange: Exchange) -> Outgoing:
-        assert exchange.body is not None
-        sent = None if self._settings.mode == "hold" else priority
-        return self._adapter.outgoing(exchange.api, raw, exchange.body, sent)
+        async with self._sender.sent(request, raw, exchange, pass_key=not self.identities.uses_keys) as (
+            engine,
+            outgoing,
+        ):
+            return await self._relay(request, queued, exchange).answer(
+                engine, self._response_headers(exchange), drop_usage=outgoing.added_usage
+            )
 
     def _relay(self, request: web.BaseRequest, queued: QueuedRequest, exchange: Exchange) -> Relay:
         def engine_done() -> None:
@@ -181,15 +181,6 @@ class Serving:
             engine_began=lambda: self._dispatcher.began(queued),
             engine_done=engine_done,
         )
-
-    async def _send(
-        self, request: web.BaseRequest, outgoing: Outgoing, exchange: Exchange
-    ) -> aiohttp.ClientResponse:
-        added = {"X-Request-Id": exchange.request_id} | outgoing.headers
-        headers = to_engine(request.headers, added, self._api_key, pass_key=not self.identities.uses_keys)
-        assert exchange.replica is not None
-        path = target(request, exchange.api.value)
-        return await self._upstream.open(exchange.replica, "POST", path, headers, outgoing.body)
 
     def _policy_name(self, exchange: Exchange) -> str:
         name = exchange.identity.service.name if exchange.identity else self._settings.default_class

@@ -6,11 +6,15 @@ import msgspec
 class EngineStatus(msgspec.Struct, frozen=True):
     """One engine. `window_reason`: why its window is what it is.
 
-    `priority`: unproven, honoured or ignored, after so many telling `pairs`.
+    `version` and `models` as the engine tells them; `reports_cached`: whether its usage tells cached tokens,
+    null where that was not seen yet. `priority`: unproven, honoured or ignored, after so many telling `pairs`.
     """
 
     url: str
     kind: str
+    version: str | None
+    models: list[str]
+    reports_cached: bool | None
     available: bool
     running: int
     window: int | None

@@ -7,20 +7,27 @@ from proxy.scheduling.window import WindowController
 
 
 class Windows:
-    """Every engine's window. `unlimited`: the engine orders, so everything is sent at once."""
+    """Every engine's window; those that order by themselves have none, and get everything at once."""
 
-    def __init__(self, scheduler: Scheduler, *, fixed: int | None, unlimited: bool) -> None:
+    def __init__(self, scheduler: Scheduler, *, fixed: int | None) -> None:
         self._scheduler = scheduler
         self._fixed = fixed
-        self._unlimited = unlimited
         self._controllers: dict[str, WindowController] = {}
 
     def add(self, engine: str, now_us: int) -> Changes:
         """A new engine; it may be sent to from now on."""
-        if self._unlimited:
-            return self._scheduler.add_replica(engine, None, now_us)
         controller = self._controllers[engine] = WindowController(Limits(), fixed=self._fixed)
         return self._scheduler.add_replica(engine, controller.window, now_us)
+
+    def limit(self, engine: str, *, unlimited: bool, now_us: int) -> Changes:
+        """The engine turned out to order by itself, or not to."""
+        if unlimited:
+            self._controllers.pop(engine, None)
+            return self._scheduler.set_window(engine, None, now_us)
+        if engine in self._controllers:
+            return NOTHING
+        controller = self._controllers[engine] = WindowController(Limits(), fixed=self._fixed)
+        return self._scheduler.set_window(engine, controller.window, now_us)
 
     def reason(self, engine: str) -> str:
         """Why an engine's window is what it is."""

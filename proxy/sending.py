@@ -1,0 +1,109 @@
+"""One exchange with an engine: made ready in its dialect, sent, and ended there when it ends here."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+import aiohttp
+from aiohttp import web
+from multidict import CIMultiDict
+
+from predictor.request import RequestBody
+from proxy.engines.adapter import Abort, Outgoing, Turn
+from proxy.engines.priorities import Priorities
+from proxy.engines.registry import Engines
+from proxy.errors import HeadwayError
+from proxy.exchange import Exchange
+from proxy.headers import names_priority, to_engine
+from proxy.ingress import target
+from proxy.owners import Owner, Owners
+from proxy.settings import Settings
+from proxy.upstream import Upstream
+
+_ABORT_TIMEOUT_S: Final = 5.0
+
+
+class Sender:
+    """Sends scheduled requests to the engines that the scheduler chose."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        engines: Engines,
+        upstream: Upstream,
+        owners: Owners,
+        api_key: str | None,
+    ) -> None:
+        self._mode = settings.mode
+        self._engines = engines
+        self._upstream = upstream
+        self._owners = owners
+        self._api_key = api_key
+        self._priorities = Priorities()
+        self._aborts: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def sent(
+        self, request: web.BaseRequest, raw: bytes, exchange: Exchange, *, pass_key: bool
+    ) -> AsyncIterator[tuple[aiohttp.ClientResponse, Outgoing]]:
+        """The engine's answer, from its status line on; what is left of it is aborted at the block's end.
+
+        `pass_key`: whether the client's key is the engine's.
+        """
+        assert exchange.replica is not None and exchange.key_us is not None and exchange.identity is not None
+        identity, replica = exchange.identity, exchange.replica
+        number = self._priorities.take(exchange.key_us, identity.service.tier)
+        try:
+            outgoing = self._outgoing(request, raw, exchange, Turn(number, identity.service.tier))
+            exchange.rank = outgoing.rank
+            if outgoing.stored_as is not None:
+                self._owners.remember(outgoing.stored_as, Owner(identity.key, replica))
+            headers = to_engine(
+                request.headers,
+                outgoing.headers,
+                self._api_key,
+                pass_key=pass_key,
+                may_set_priority=identity.may_set_priority,
+            )
+            path = target(request, exchange.api.value)
+            try:
+                engine = await self._upstream.open(replica, "POST", path, headers, outgoing.body)
+                try:
+                    yield engine, outgoing
+                finally:
+                    # Closing, not releasing: an unread rest means that the engine must abort.
+                    engine.close()
+            finally:
+                if exchange.done_us is None and outgoing.abort is not None:
+                    self._abort_soon(replica, outgoing.abort)
+        finally:
+            self._priorities.give_back(number)
+
+    def _outgoing(self, request: web.BaseRequest, raw: bytes, exchange: Exchange, turn: Turn) -> Outgoing:
+        assert exchange.replica is not None and exchange.identity is not None
+        body = exchange.body or RequestBody()
+        says_itself = exchange.identity.may_set_priority and (
+            body.priority is not None or names_priority(request.headers)
+        )
+        adapter = self._engines.adapter(exchange.replica)
+        ours = None if self._mode == "hold" or says_itself else turn
+        return adapter.outgoing(exchange.api, raw, body, ours, exchange.request_id)
+
+    def _abort_soon(self, base: str, abort: Abort) -> None:
+        """In a task of its own: the request's task may just be cancelled."""
+        task = asyncio.get_running_loop().create_task(self._abort(base, abort))
+        self._aborts.add(task)
+        task.add_done_callback(self._aborts.discard)
+
+    async def _abort(self, base: str, abort: Abort) -> None:
+        headers = CIMultiDict({"Content-Type": "application/json"})
+        if self._api_key is not None:
+            headers["Authorization"] = f"Bearer {self._api_key}"
+        try:
+            async with asyncio.timeout(_ABORT_TIMEOUT_S):
+                engine = await self._upstream.open(base, "POST", abort.path, headers, abort.body)
+                engine.release()
+        except (HeadwayError, TimeoutError):
+            # The connection is closed: the engine finds out by itself, only later.
+            return
