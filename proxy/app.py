@@ -39,6 +39,7 @@ from proxy.upstream import Upstream
 from proxy.windows import Windows
 
 _LOG: Final = logging.getLogger("headway")
+_SHUTTING_DOWN: Final = "This proxy is shutting down."
 _SHOWN_WAITING: Final = 20
 
 
@@ -193,13 +194,15 @@ class Headway:
         return True
 
     async def stop(self) -> None:
-        """Stop listening, end what is left, write the log out."""
+        """End what is left with a word, stop listening, write the log out."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._serving.draining = True
+        self._dispatcher.refuse_waiting(Draining(_SHUTTING_DOWN))
+        await self._upstream.close()
         for listener in self._listeners:
             await listener.stop()
-        await self._upstream.close()
         if self._log is not None:
             await asyncio.to_thread(self._log.close)
 
@@ -214,7 +217,7 @@ class Headway:
         if route.handling is Handling.OWN:
             return self._own(route.path)
         if route.api is None and self._serving.draining:
-            return error_response(Draining("This proxy is shutting down."), path=request.path)
+            return error_response(Draining(_SHUTTING_DOWN), path=request.path)
         with self._active:
             if route.api is not None:
                 return await self._serving.serve(request, route.api)

@@ -117,8 +117,12 @@ class Dispatcher:
         """No engine has been there for too long: refuse everybody who waits or comes, until None."""
         self._blackout = reason
         if reason is not None:
-            for seq in list(self._sleepers):
-                self._fail(seq, EngineUnreachable(reason))
+            self.refuse_waiting(EngineUnreachable(reason))
+
+    def refuse_waiting(self, error: HeadwayError) -> None:
+        """Refuse everybody who waits."""
+        for seq in list(self._sleepers):
+            self._fail(seq, error)
 
     def _fail(self, seq: int, error: HeadwayError) -> None:
         sleeper = self._sleepers.get(seq)

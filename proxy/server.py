@@ -16,6 +16,8 @@ from proxy.settings import Settings
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 BACKLOG: Final = 4096
 _MAX_HEADERS: Final = 128
+# What a drain has not waited for is cut; this is for answers that are on their way out.
+_SHUTDOWN_S: Final = 1.0
 
 
 class _Protocol(web.RequestHandler):
@@ -98,7 +100,7 @@ class Listener:
 
     async def start(self) -> int:
         """Listen; returns the port. Raises OSError where it is taken."""
-        runner = web.ServerRunner(HttpServer(self._handler, self._settings))
+        runner = web.ServerRunner(HttpServer(self._handler, self._settings), shutdown_timeout=_SHUTDOWN_S)
         await runner.setup()
         site = web.TCPSite(runner, self._host, self._port, backlog=BACKLOG)
         await site.start()

@@ -1,27 +1,33 @@
 """Connections to the engines: every aiohttp default that would break a proxy is set here on purpose."""
 
+import asyncio
 import io
-from typing import Final
+from collections.abc import Awaitable
+from typing import Any, Final, TypeVar
 
 import aiohttp
 from multidict import CIMultiDict
 from yarl import URL
 
-from proxy.errors import EngineGarbage, EngineLost, EngineTimeout, EngineUnreachable, HeadwayError
+from proxy.errors import Draining, EngineGarbage, EngineLost, EngineTimeout, EngineUnreachable, HeadwayError
 from proxy.settings import Settings
 
 # aiohttp writes longer byte strings in one go and warns; a file object is sent piece by piece.
 _SEND_WHOLE_BYTES: Final = 1 << 20
+_CLOSED: Final = "This proxy has shut down before the answer was complete."
 # ValueError: aiohttp raises it for a status line or header that cannot be decoded.
 _ENGINE_FAILURES: Final = (aiohttp.ClientError, TimeoutError, OSError, ValueError)
+
+_T = TypeVar("_T")
 
 
 class Upstream:
     """An aiohttp client session made for relaying: no limits, no decoding, no redirects, no cookies."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
         self._urls: dict[tuple[str, str], URL] = {}
+        self._closed = False
+        self._users: set[asyncio.Task[Any]] = set()
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit=0,
@@ -41,7 +47,10 @@ class Upstream:
         )
 
     async def close(self) -> None:
-        """Close every connection."""
+        """Close every connection; whoever still sends or reads gets Draining."""
+        self._closed = True
+        for task in self._users:
+            task.cancel()
         await self._session.close()
 
     async def open(
@@ -49,26 +58,45 @@ class Upstream:
     ) -> aiohttp.ClientResponse:
         """Send a request and wait for the status line.
 
-        Raises EngineUnreachable where nothing was sent, else EngineLost, EngineGarbage or EngineTimeout.
+        Raises EngineUnreachable where nothing was sent, else EngineLost, EngineGarbage or EngineTimeout;
+        Draining once `close` was called.
         """
+        if self._closed:
+            raise Draining(_CLOSED)
         data = io.BytesIO(body) if body is not None and len(body) > _SEND_WHOLE_BYTES else body
-        try:
-            response = await self._session.request(
+        response = await self._interruptible(
+            base,
+            self._session.request(
                 method, self._url(base, path), headers=headers, data=data, allow_redirects=False
-            )
-        except _ENGINE_FAILURES as error:
-            raise _translate(error, base) from error
+            ),
+        )
         if response.status < 200:
             response.close()
             raise EngineGarbage(f"The engine at {base} answered with the status {response.status}.")
         return response
 
     async def read(self, response: aiohttp.ClientResponse, base: str) -> bytes:
-        """The next bytes of an answer; empty at its end. Raises EngineLost or EngineTimeout."""
+        """The next bytes of an answer; empty at its end. Raises EngineLost, EngineTimeout or Draining."""
+        if self._closed:
+            raise Draining(_CLOSED)
+        return await self._interruptible(base, response.content.readany())
+
+    async def _interruptible(self, base: str, operation: Awaitable[_T]) -> _T:
+        """Wait for the engine, but not beyond `close`: aiohttp leaves whoever reads then waiting for ever."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._users.add(task)
         try:
-            return await response.content.readany()
+            return await operation
         except _ENGINE_FAILURES as error:
             raise _translate(error, base) from error
+        except asyncio.CancelledError:
+            if not self._closed:
+                raise
+            task.uncancel()
+            raise Draining(_CLOSED) from None
+        finally:
+            self._users.discard(task)
 
     def _url(self, base: str, path: str) -> URL:
         known = self._urls.get((base, path))
