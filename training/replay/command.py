@@ -273,9 +273,8 @@ def _show(report: Replay, *, as_json: bool) -> None:
     to = console()
     skipped = f", {report.skipped_rows} rows skipped" if report.skipped_rows else ""
     speed = f"which serves {report.capacity_per_s:.2f} of them a second"
-    to.print(
-        f"{report.source}: {report.requests} requests{skipped} on {report.replicas} x {report.engine_profile}, {speed}."
-    )
+    engines = f"{report.replicas} x {report.engine_profile}"
+    to.print(f"{report.source}: {report.requests} requests{skipped} on {engines}, {speed}.")
     to.print(f"Predictions: {report.predictions} (tau-b {report.tau_b:.2f}).\n")
     for outlook in report.outlooks:
         show_outlook(to, outlook)

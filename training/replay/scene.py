@@ -55,10 +55,14 @@ class Scene:
         """Play one policy, by default with this scene's predictions; `oracle-…` with true lengths."""
         if name in ("fcfs", ORACLE + "fcfs"):
             return msgspec.structs.replace(self.fcfs_figures, policy=name)
+        run = self.run(name, knobs, ranked)
+        return measure(name, run, self.fcfs, self.jobs, self.pool.profile)
+
+    def run(self, name: str, knobs: Knobs, ranked: Ranked | None = None) -> Run:
+        """What came of each request under one policy."""
         known = self._oracle if name.startswith(ORACLE) else ranked or self.ranked
         queue, pool = self._queue(name.removeprefix(ORACLE), known, knobs)
-        run = simulate(pool, self.jobs, known.predictions(), queue)
-        return measure(name, run, self.fcfs, self.jobs, self.pool.profile)
+        return simulate(pool, self.jobs, known.predictions(), queue)
 
     def _queue(self, name: str, known: Ranked, knobs: Knobs) -> tuple[Queue, Pool]:
         profile = self.pool.profile
@@ -70,6 +74,8 @@ class Scene:
         return scheduler(self._policy(name, known, knobs.max_overtake_s), pool, knobs.lane_share), pool
 
     def _policy(self, name: str, known: Ranked, max_overtake_s: float) -> Policy:
+        if name == "fcfs":
+            return Fcfs()
         if name == "sjf":
             return Sjf()
         if name == "boost":

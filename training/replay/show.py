@@ -11,7 +11,7 @@ from rich.table import Table
 from training.replay.outlook import Arm, Outlook
 from training.replay.tune import Point, Tuning
 
-_WIDTH: Final = 120
+_WIDTH: Final = 132
 _FIVE: Final = ("mean", "p50", "p90", "p99", "max")
 _TIMES: Final = ("policy", "TTFT mean", *_FIVE[1:], "E2E mean", *_FIVE[1:], "gain")
 _COSTS: Final = (
@@ -34,9 +34,9 @@ def show_outlook(to: Console, outlook: Outlook) -> None:
     to.print(_table("", _COSTS, [_costs(arm) for arm in outlook.arms]))
     lane = f", lane {outlook.lane_share:g}" if outlook.lane_share else ""
     to.print(
-        f"Seconds. D = {outlook.max_overtake_s:.4g} s{lane}; headroom {outlook.headroom:.2f}x. slowdown: by quartile "
-        "of true length, shortest first. extra: largest extra delay over FCFS. overtaken: longest overtaking. "
-        "Share of the oracle's gain with the same knobs, and with any knobs at an equal p99 TTFT."
+        f"Seconds. D = {outlook.max_overtake_s:.4g} s{lane}; headroom {outlook.headroom:.2f}x. slowdown: by "
+        "quartile of true length, shortest first. extra: largest extra delay over FCFS. overtaken: longest "
+        "overtaking. Share of the oracle's gain with the same knobs, and with any knobs at an equal p99 TTFT."
     )
     to.print(outlook.verdict + "\n", style="bold")
 

@@ -32,6 +32,8 @@ def verdict(fcfs: Figures, oracle_sjf: Figures, ours: Figures | None, max_overta
     said = f"Your traffic has {most:.1f}x headroom (mean TTFT {from_s:.2f} s -> {to_s:.2f} s)"
     if ours is None:
         return f"{said}; no order with predictions was asked for."
+    if not max_overtake_s:
+        return f"{said}, but no order that gains keeps the limits: allow more extra delay, or stay with FCFS."
     gets = headroom(fcfs, ours)
     if gets < _WORTHWHILE:
         so_far = f"with D = {max_overtake_s:.3g} s and these predictions order gives {gets:.2f}x"

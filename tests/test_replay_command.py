@@ -1,0 +1,129 @@
+"""`headway replay` as its user meets it: a report, a document, one clear line."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from headway import main
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> str:
+    """300 requests with lengths far apart."""
+    rng = np.random.default_rng(2)
+    rows = [
+        f"{at_s:.3f},{rng.integers(5, 60)},{rng.integers(1, 9) if rng.random() < 0.6 else rng.integers(100, 400)}"
+        for at_s in np.cumsum(rng.exponential(0.1, 300))
+    ]
+    path = tmp_path / "trace.csv"
+    path.write_text("t_seconds,prompt_tokens,output_tokens\n" + "\n".join(rows) + "\n")
+    return str(path)
+
+
+def replay(*arguments: str) -> int:
+    """Run the command on the demo's engine with 200 requests, unless told otherwise."""
+    return main(["replay", "--engine-profile", "demo", "--requests", "200", *arguments])
+
+
+@pytest.mark.parametrize("arrivals", ["trace", "poisson", "gamma", "surge", "burst", "closed"])
+def test_every_kind_of_arrivals_gives_a_document(
+    trace: str, arrivals: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One JSON document on stdout with an outlook per load (a burst has only one) and an arm per policy."""
+    arguments = ("--arrivals", arrivals, "--loads", "1.0,1.3", "--policies", "fcfs,quantile", "--json")
+    assert replay("--on", trace, *arguments) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["requests"] == 200
+    assert len(report["outlooks"]) == (1 if arrivals == "burst" else 2)
+    for outlook in report["outlooks"]:
+        assert [arm["figures"]["policy"] for arm in outlook["arms"]] == ["fcfs", "quantile"]
+        assert outlook["arms"][1]["figures"]["overtaken_s"] <= outlook["max_overtake_s"] + 1e-6
+
+
+def test_the_same_seed_gives_the_same_report(trace: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A replay is a function of its arguments."""
+    found = []
+    for seed in ("4", "4", "5"):
+        assert replay("--on", trace, "--arrivals", "gamma", "--loads", "1", "--seed", seed, "--json") == 0
+        found.append(capsys.readouterr().out)
+    assert found[0] == found[1] != found[2]
+
+
+def test_the_tables_name_every_policy_and_end_with_a_verdict(
+    trace: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is printed holds all that was asked for."""
+    assert replay("--on", trace, "--loads", "1.2") == 0
+    printed = capsys.readouterr().out
+    for policy in ("fcfs", "sjf", "hrrn", "boost", "quantile", "oracle-sjf", "oracle-quantile"):
+        assert policy in printed
+    assert "headroom" in printed
+
+
+def test_tuning_writes_its_choice(trace: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--tune prints the frontier, marks the choice, and writes both to --out."""
+    out = tmp_path / "tune.json"
+    limit = ("--max-extra-delay", "3", "--out", str(out))
+    assert replay("--on", trace, "--arrivals", "gamma", "--loads", "1.2", "--tune", *limit) == 0
+    assert "<- chosen" in capsys.readouterr().out
+    tuned = json.loads(out.read_text())
+    chosen = [point for point in tuned["frontier"] if point["knobs"] == tuned["choice"]]
+    assert len(chosen) == 1
+    assert chosen[0]["figures"]["extra_delay_s"] <= 3
+
+
+def test_text_is_ranked_by_the_default_artifact(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A lengths file with prompts needs no logged predictions."""
+    path = tmp_path / "rows.jsonl"
+    rows = [{"prompt": f"Write {n} words about trains.", "output_tokens": 1 + n % 50} for n in range(40)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    assert replay("--on", str(path), "--loads", "1", "--policies", "quantile", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["predictions"].startswith("artifact ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--policies", "fcfs,lifo"], "unknown policy 'lifo'"),
+        (["--policies", ","], "unknown policy"),
+        (["--loads", "1.0,fast"], "not a list of numbers"),
+        (["--loads", "-1"], "above 0"),
+        (["--loads", "nan"], "above 0"),
+        (["--requests", "2"], "at least 8"),
+        (["--engine-profile", "abacus"], "choose from"),
+        (["--lane-share", "1.5"], "--lane-share"),
+        (["--max-overtake", "nan"], "--max-overtake"),
+        (["--window", "0"], "--window"),
+        (["--out", "x.json"], "--tune"),
+        (["--artifact", "nowhere"], "leave out --artifact"),
+        (["--tune", "--arrivals", "burst", "--out", "/nonexistent/x.json"], "/nonexistent/x.json"),
+    ],
+)
+def test_bad_arguments_are_one_line_and_exit_2(
+    trace: str, arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is wrong is said on one line of stderr."""
+    assert replay("--on", trace, *arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = captured.err.strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("headway replay: ")
+    assert complaint in lines[0]
+
+
+def test_bad_data_is_one_line_and_exit_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No such file, an unknown kind, too few rows, no times for trace arrivals."""
+    few = tmp_path / "few.jsonl"
+    few.write_text('{"prompt": "x", "output_tokens": 3}\n')
+    other = tmp_path / "other.txt"
+    other.write_text("x")
+    for arguments, complaint in (
+        (["--on", str(tmp_path / "none.csv")], "no such file"),
+        (["--on", str(other)], "unknown kind"),
+        (["--on", str(few), "--arrivals", "trace"], "no arrival times"),
+    ):
+        assert replay(*arguments) == 2
+        assert complaint in capsys.readouterr().err
