@@ -161,7 +161,7 @@ class _Stage:
         scene, setting = self._scene(load)
         reverse = distorted(self._ranked, self._lengths, Distortion.REVERSED, self._rng())
         asked_s = self._args.max_extra_delay
-        limits = Limits(scene.fcfs_figures.wait_p99_s if asked_s is None else asked_s)
+        limits = Limits(scene.fcfs_figures.wait_s.p99 if asked_s is None else asked_s)
         with _progress("tuning", runs_to_tune()) as advance:
             start_s = self._overtake_s(scene, setting)
             return tune(scene, reverse, setting, start_s=start_s, limits=limits, advance=advance)

@@ -43,7 +43,7 @@ class Figures(msgspec.Struct, frozen=True):
     requests: int
     ttft_s: Spread
     e2e_s: Spread
-    wait_p99_s: float
+    wait_s: Spread
     slowdown: tuple[float, ...]
     longest_quartile_e2e_p99_s: float
     inter_token_s: float
@@ -67,7 +67,7 @@ def measure(policy: str, run: Run, fcfs: Run, jobs: Jobs, profile: EngineProfile
         requests=len(jobs),
         ttft_s=Spread.of(run.ttft_s),
         e2e_s=Spread.of(run.e2e_s),
-        wait_p99_s=float(np.quantile(run.wait_s, 0.99)),
+        wait_s=Spread.of(run.wait_s),
         slowdown=tuple(float(slowdown[quartile == part].mean()) for part in range(_QUARTILES)),
         longest_quartile_e2e_p99_s=float(np.quantile(run.e2e_s[quartile == _QUARTILES - 1], 0.99)),
         inter_token_s=float(decoding_s.mean()) if many.any() else 0.0,

@@ -13,6 +13,8 @@ Advance = Callable[[str], None]
 
 # Values of D at which the oracle is played too, as multiples of this scene's: for its best at an equal p99.
 _LADDER: Final = (1 / 16, 1 / 4, 1 / 2, 2.0, 4.0)
+# Which policy the verdict speaks of: the default one where it is among those asked for.
+_OURS: Final = ("quantile", "work", "boost", "sjf", "hrrn")
 # A gain that is less than this share of FCFS's mean TTFT is none that shares of could be told.
 _NO_GAIN: Final = 0.01
 
@@ -66,7 +68,7 @@ def look(scene: Scene, setting: Setting, policies: Sequence[str], knobs: Knobs, 
     fcfs, best = play("fcfs"), play(ORACLE + "sjf")
     ladder = [fcfs, best, play(ORACLE + "quantile"), *_ladder(scene, knobs, advance)]
     arms = tuple(_arm(play(name), play(_with_truth(name)), fcfs, ladder) for name in policies)
-    ours = next((play(name) for name in ("quantile", "boost", "sjf", "hrrn") if name in policies), None)
+    ours = next((play(name) for name in _OURS if name in policies), None)
     return Outlook(
         arrivals=setting.arrivals,
         load=setting.load,
@@ -82,7 +84,7 @@ def look(scene: Scene, setting: Setting, policies: Sequence[str], knobs: Knobs, 
 
 def default_overtake_s(fcfs: Figures, peak_load: float, extra_delay_s: float | None) -> float:
     """D: twice the p99 wait under FCFS, or what the allowed extra delay leaves at the peak load, if less."""
-    twice = 2 * fcfs.wait_p99_s
+    twice = 2 * fcfs.wait_s.p99
     return twice if extra_delay_s is None else min(twice, extra_delay_s / max(1.0, peak_load))
 
 

@@ -47,7 +47,7 @@ class Ranked(msgspec.Struct, frozen=True):
 
 def oracle(lengths: DoubleArray) -> Ranked:
     """True lengths; the quantile of equal ones is the middle of their places."""
-    return Ranked(_places(lengths), lengths, "true lengths", 1.0)
+    return Ranked(places(lengths), lengths, "true lengths", 1.0)
 
 
 def ranked(workload: Workload, artifact: Path | None, tau: float, rng: np.random.Generator) -> Ranked:
@@ -85,7 +85,7 @@ def synthetic(lengths: DoubleArray, tau: float, rng: np.random.Generator) -> Ran
     log_length = np.log(lengths)
     noise = rng.standard_normal(len(lengths))
     score = log_length + _noise_for(log_length, noise, tau) * noise
-    quantile = _places(score)
+    quantile = places(score)
     return _judged(quantile, np.quantile(lengths, quantile), lengths, f"synthetic, tau {tau:g}")
 
 
@@ -136,6 +136,6 @@ def _judged(quantile: DoubleArray, tokens: DoubleArray, lengths: DoubleArray, by
     return Ranked(quantile, tokens, by, kendall_tau_b(lengths, quantile))
 
 
-def _places(values: DoubleArray) -> DoubleArray:
+def places(values: DoubleArray) -> DoubleArray:
     """Place of each value among all, in (0, 1)."""
     return np.asarray((rankdata(values) - 0.5) / len(values), dtype=np.float64)

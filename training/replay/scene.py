@@ -10,11 +10,12 @@ from proxy.scheduling.policy import MICROSECONDS, Boost, Fcfs, Policy, Quantile,
 from training.profiles import EngineProfile
 from training.replay.hrrn import HrrnQueue
 from training.replay.measures import Figures, measure
-from training.replay.predictions import Ranked, oracle
+from training.replay.predictions import Ranked, oracle, places
 from training.replay.simulate import Jobs, Pool, Queue, Run, scheduler, simulate
 from training.replay.workload import Workload
 
-POLICIES: Final = ("fcfs", "sjf", "hrrn", "boost", "quantile")
+# `work` is `quantile` with the place of the whole predicted work, prompt included, instead of the length's.
+POLICIES: Final = ("fcfs", "sjf", "hrrn", "boost", "quantile", "work")
 ORACLE: Final = "oracle-"
 # Boost: the size that just gets the whole boost, and the one that gets none, as quantiles of predicted sizes.
 _BOOST_ENDS: Final = (0.01, 0.99)
@@ -61,6 +62,8 @@ class Scene:
     def run(self, name: str, knobs: Knobs, ranked: Ranked | None = None) -> Run:
         """What came of each request under one policy."""
         known = self._oracle if name.startswith(ORACLE) else ranked or self.ranked
+        if name.removeprefix(ORACLE) == "work":
+            known = by_work(known, self.pool.profile, self.jobs)
         queue, pool = self._queue(name.removeprefix(ORACLE), known, knobs)
         return simulate(pool, self.jobs, known.predictions(), queue)
 
@@ -97,6 +100,15 @@ def fitted_boost(known: Ranked, per_token_s: float, max_overtake_s: float) -> Po
         else:
             high = middle
     return Boost(round(max_overtake_s * MICROSECONDS), high, per_token_s, longest_s)
+
+
+def by_work(known: Ranked, profile: EngineProfile, jobs: Jobs) -> Ranked:
+    """The same predictions with quantiles of engine time: the prompt's, and the answer's share of a full batch."""
+    prompts = np.array(jobs.prompt_tokens, dtype=np.float64)
+    per_token_s = profile.base_s / profile.max_num_seqs + profile.decode_sequence_s
+    context_s = profile.kv_token_s * (prompts + known.tokens / 2)
+    work_s = profile.prefill_token_s * prompts + known.tokens * (per_token_s + context_s)
+    return msgspec.structs.replace(known, quantile=places(work_s))
 
 
 def token_s(profile: EngineProfile, jobs: Jobs) -> float:

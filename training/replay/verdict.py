@@ -4,8 +4,8 @@ from typing import Final
 
 from training.replay.measures import Figures
 
-# Waiting that long a share of an answer's whole time is no queue.
-_NO_QUEUE: Final = 0.05
+# A mean wait of no more than this share of the mean E2E is no queue.
+_NO_QUEUE: Final = 0.02
 # Less than this many times better, even with every length known, is not worth a proxy.
 _WORTHWHILE: Final = 1.1
 
@@ -17,16 +17,17 @@ def headroom(fcfs: Figures, best: Figures) -> float:
 
 def verdict(fcfs: Figures, oracle_sjf: Figures, ours: Figures | None, max_overtake_s: float) -> str:
     """One sentence for an operator; `oracle_sjf` marks what no order can beat, `ours` is what was predicted."""
-    if fcfs.wait_p99_s <= _NO_QUEUE * fcfs.e2e_s.mean:
+    if fcfs.wait_s.mean <= _NO_QUEUE * fcfs.e2e_s.mean:
         return (
-            f"At this load nobody queues (99% wait less than {fcfs.wait_p99_s:.2f} s, an answer takes "
-            f"{fcfs.e2e_s.mean:.1f} s): there is nothing to reorder, Headway is not needed here."
+            f"At this load hardly anybody queues (wait {fcfs.wait_s.mean:.2f} s in the mean, p99 {fcfs.wait_s.p99:.2f} "
+            f"s; an answer takes {fcfs.e2e_s.mean:.1f} s): nothing to reorder, Headway is not needed here."
         )
     most = headroom(fcfs, oracle_sjf)
     if most < _WORTHWHILE:
         return (
-            f"There is a queue (p99 wait {fcfs.wait_p99_s:.1f} s), but your answers are too alike in length: even "
-            f"knowing every length would give only {most:.2f}x. More capacity helps here, Headway is not needed."
+            f"There is a queue (mean wait {fcfs.wait_s.mean:.1f} s), but answers are too alike in length, or weigh "
+            f"too little beside their prompts: knowing every length would give only {most:.2f}x. More capacity "
+            "helps here, Headway is not needed."
         )
     from_s, to_s = fcfs.ttft_s.mean, oracle_sjf.ttft_s.mean
     said = f"Your traffic has {most:.1f}x headroom (mean TTFT {from_s:.2f} s -> {to_s:.2f} s)"
