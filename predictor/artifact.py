@@ -1,15 +1,14 @@
 """Artifact directories: written whole, read only after every file's SHA-256 was checked, never unpickled.
 
-    metadata.json      what it is: schema, how it was trained, the SHA-256 of every other file
-    text_head.npz      hashed n-grams -> dense outputs
-    booster-N.txt.gz   LightGBM models, averaged
-    calibration.json   score -> quantile, tokens, spread
-    selftest.json      one row and the score it must give
+metadata.json      what it is: schema, how it was trained, the SHA-256 of every other file
+text_head.npz      hashed n-grams -> dense outputs
+booster-N.txt.gz   LightGBM models, averaged
+calibration.json   score -> quantile, tokens, spread
+selftest.json      one row and the score it must give
 """
 
 import gzip
 import hashlib
-import os
 import tempfile
 import zlib
 from pathlib import Path
@@ -104,7 +103,9 @@ def load_artifact(directory: Path) -> Artifact:
         raise ArtifactError(directory, f"has no {error}") from error
     except (BoosterError, ValueError, OSError, EOFError, zlib.error) as error:
         raise ArtifactError(directory, f"cannot be read: {error}") from error
-    artifact = Artifact(metadata=metadata, schema=schema, head=head, ensemble=ensemble, calibration=calibration)
+    artifact = Artifact(
+        metadata=metadata, schema=schema, head=head, ensemble=ensemble, calibration=calibration
+    )
     _run_selftest(directory, artifact, selftest)
     return artifact
 
@@ -125,8 +126,8 @@ def save_artifact(directory: Path, files: dict[str, bytes], metadata: Metadata) 
             (staged / file).write_bytes(data)
         (staged / METADATA).write_bytes(msgspec.json.format(msgspec.json.encode(listed), indent=1))
         if directory.exists():
-            os.replace(directory, Path(name) / "old")
-        os.replace(staged, directory)
+            directory.replace(Path(name) / "old")
+        staged.replace(directory)
 
 
 def pack_files(
@@ -159,7 +160,9 @@ def _verified(directory: Path, name: str, digest: str) -> bytes:
         raise HashMismatchError(directory, error.reason) from error
     found = _sha256(data)
     if found != digest:
-        raise HashMismatchError(directory, f"{name} has SHA-256 {found[:16]}…, metadata.json says {digest[:16]}…")
+        raise HashMismatchError(
+            directory, f"{name} has SHA-256 {found[:16]}…, metadata.json says {digest[:16]}…"
+        )
     return data
 
 

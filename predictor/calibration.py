@@ -15,7 +15,9 @@ class MonotoneMap(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         if len(self.x) != len(self.y) or not self.x:
-            raise ValueError(f"a map needs as many y as x, and at least one: {len(self.x)} x, {len(self.y)} y")
+            raise ValueError(
+                f"a map needs as many y as x, and at least one: {len(self.x)} x, {len(self.y)} y"
+            )
         finite = all(abs(value) < 1e300 for value in (*self.x, *self.y))
         rising = all(a < b for a, b in zip(self.x, self.x[1:], strict=False))
         if not finite or not rising or any(a > b for a, b in zip(self.y, self.y[1:], strict=False)):

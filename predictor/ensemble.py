@@ -1,5 +1,6 @@
 """Several rankers that vote: their raw scores, standardised, averaged."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -49,7 +50,7 @@ class Ensemble:
             weights += member.weight
         for member, column in self._columns:
             value = float(row[column])
-            if value == value:  # a NaN feature is a silent member
+            if not math.isnan(value):  # a NaN feature is a silent member
                 total += member.weight * (value - member.center) / member.scale
                 weights += member.weight
         return total / weights if weights else 0.0

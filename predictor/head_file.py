@@ -95,7 +95,7 @@ def _floats(array: npt.NDArray[np.generic], shape: tuple[int, ...]) -> FloatArra
 
 def _indices(array: npt.NDArray[np.generic], limit: int) -> npt.NDArray[np.intp]:
     places = array.astype(np.intp)
-    if places.ndim != 1 or (len(places) and not (0 <= places.min() and places.max() < limit)):
+    if places.ndim != 1 or (len(places) and not (places.min() >= 0 and places.max() < limit)):
         raise ValueError(f"the text head holds a place outside its {limit} columns or bins")
     return places
 
@@ -104,6 +104,8 @@ def _check_sizes(bits: int, names: tuple[str, ...], kernels: int) -> None:
     if not 8 <= bits <= 20:
         raise ValueError(f"the text head has 2^{bits} bins; between 2^8 and 2^20 are allowed")
     if not len(set(names)) == len(names) <= MAX_OUTPUTS:
-        raise ValueError(f"the text head has {len(names)} outputs; at most {MAX_OUTPUTS} of different names are allowed")
+        raise ValueError(
+            f"the text head has {len(names)} outputs; at most {MAX_OUTPUTS} of different names are allowed"
+        )
     if not 0 <= kernels <= _MAX_KERNELS:
         raise ValueError(f"the text head has {kernels} kernels; at most {_MAX_KERNELS} are allowed")

@@ -26,8 +26,8 @@ class TrafficRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """What was known and predicted of a request, and what came of it. No prompt text.
 
     Times: `arrival_us` in microseconds since the Unix epoch, the rest in seconds from arrival. The field
-    `output_tokens` counts all completion tokens, reasoning included; None where the engine did not say. `features` are
-    little-endian float32 values named by the feature schema whose id is `schema`.
+    `output_tokens` counts all completion tokens, reasoning included; None where the engine did not say. The
+    `features` are little-endian float32 values named by the feature schema whose id is `schema`.
     """
 
     request_id: str

@@ -26,7 +26,9 @@ class Bundle(NamedTuple):
     row: FloatArray
 
 
-def write_bundle(bundle: Bundle, out: Path, notes: dict[str, Any], extra: dict[str, bytes] | None = None) -> None:
+def write_bundle(
+    bundle: Bundle, out: Path, notes: dict[str, Any], extra: dict[str, bytes] | None = None
+) -> None:
     """Write the artifact and load it once. `extra` are further files, by name. Raises ArtifactError."""
     schema = schema_of(bundle.head)
     boosters = {file: Booster(text, len(schema.names)) for file, text in bundle.ranker.models.items()}

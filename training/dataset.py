@@ -111,7 +111,9 @@ def read_dataset(rows: Iterable[SourceRow], advance: Callable[[], None] = lambda
         advance()
         reason = unusable(location, row, seen)
         if reason is None:
-            examples.append(logged_example(location, row) if "features" in row else text_example(location, row))
+            examples.append(
+                logged_example(location, row) if "features" in row else text_example(location, row)
+            )
         else:
             skipped[reason] += 1
     if not examples:

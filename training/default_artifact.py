@@ -70,7 +70,9 @@ def read_group(folder: Path, name: str, held: frozenset[str]) -> Group:
     """The training prompts of a group with their typical lengths."""
     lengths = prompt_lengths(folder, name)
     rows = [
-        SourceRow(f"{name}:{number}", {"prompt": prompt, "output_tokens": tokens, "split": "train", "part": name})
+        SourceRow(
+            f"{name}:{number}", {"prompt": prompt, "output_tokens": tokens, "split": "train", "part": name}
+        )
         for number, (prompt, tokens) in enumerate(lengths.items())
     ]
     return Group(name, read_dataset(rows), np.array([prompt not in held for prompt in lengths]))
@@ -94,7 +96,7 @@ def choose_rows(
 ) -> tuple[Dataset, FloatArray, npt.NDArray[np.float64]]:
     """The group's rows for the ranker, their prior outputs (its own columns out of fold) and their weights."""
     outputs = apply_head(priors.head, group.data.grams, group.data.fixed)
-    own = [number for number, name in enumerate(priors.head.names) if f".prior_{group.name}" in name]
+    own = np.flatnonzero([f".prior_{group.name}" in name for name in priors.head.names])
     outputs[np.ix_(np.flatnonzero(group.fresh), own)] = priors.out_of_fold[group.name]
     mask = _some(len(group.data), _RANKER_ROWS[group.name], rng)
     count = int(mask.sum())

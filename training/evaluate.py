@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from predictor.artifact import Artifact, load_artifact
 from predictor.errors import PredictorError
-from predictor.features.extractor import set_history
+from predictor.features.extractor import FIXED_NAMES, set_history
 from predictor.features.schema import FloatArray
 from predictor.features.view import read_view
 from predictor.history import history_key
@@ -88,8 +88,6 @@ def score_rows(artifact: Artifact, matrix: FloatArray) -> _DoubleArray:
 
 
 def _prompt_size(rows: Dataset) -> _DoubleArray:
-    from predictor.features.extractor import FIXED_NAMES
-
     return rows.fixed[:, FIXED_NAMES.index("size.total")].astype(np.float64)
 
 
@@ -97,7 +95,10 @@ def _apart(group: npt.NDArray[np.str_], rows: Dataset, score: _DoubleArray) -> d
     """tau-b within each group that has enough rows to tell."""
     names, counts = np.unique(group, return_counts=True)
     return {
-        str(name): {"rows": int(count), "kendall_tau_b": kendall_tau_b(rows.label[group == name], score[group == name])}
+        str(name): {
+            "rows": int(count),
+            "kendall_tau_b": kendall_tau_b(rows.label[group == name], score[group == name]),
+        }
         for name, count in zip(names, counts, strict=True)
         if count >= _MIN_ROWS_APART
     }

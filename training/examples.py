@@ -92,7 +92,7 @@ def text_example(location: str, row: Row) -> Example:
 
 
 def logged_example(location: str, row: Row) -> Example:
-    """A row of a traffic log, with features instead of text. Raises DataError where they do not fit their names."""
+    """A row of a traffic log, with features instead of text. DataError where they do not fit their names."""
     vector = np.frombuffer(row["features"], dtype="<f4").astype(np.float32)
     names = tuple(row["feature_names"])
     if len(vector) != len(names):

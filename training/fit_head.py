@@ -53,6 +53,7 @@ def fit_head(
     target: DoubleArray,
     fold: FoldArray,
     seed: int,
+    *,
     base: TextHead | None = None,
     lent_outputs: FloatArray | None = None,
 ) -> FittedHead:
@@ -156,4 +157,4 @@ def _extended(kernel: Kernel, on_priors: DoubleArray, output: int) -> Kernel:
 
 
 def _spread(priors: FloatArray) -> DoubleArray:
-    return np.maximum(priors.std(axis=0).astype(np.float64), 1e-6)
+    return np.asarray(np.maximum(priors.std(axis=0), 1e-6), dtype=np.float64)

@@ -41,7 +41,9 @@ def fit_priors(groups: list[PriorGroup], idf: FloatArray, mapped: KernelMap, see
     text, sums, bias, unseen = [], [], [], {}
     for group in groups:
         weighted = weigh(group.grams, idf)
-        joint = joint_inputs(weighted, mapped.features(group.fixed), np.zeros((len(group.target), 0), np.float32))
+        joint = joint_inputs(
+            weighted, mapped.features(group.fixed), np.zeros((len(group.target), 0), np.float32)
+        )
         fold = assign_folds(group.prompt, 5, np.random.default_rng(seed))
         whole = take_apart(fit_ridge(joint, group.target), mapped, np.zeros((1, 0), np.float32))
         plain = fit_ridge(weighted, group.target)

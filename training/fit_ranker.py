@@ -63,7 +63,11 @@ class FittedRanker(NamedTuple):
 
 
 def fit_ranker(
-    rows: Rows, names: tuple[str, ...], voices: Sequence[Voice], seed: int, advance: Callable[[], None] = lambda: None
+    rows: Rows,
+    names: tuple[str, ...],
+    voices: Sequence[Voice],
+    seed: int,
+    advance: Callable[[], None] = lambda: None,
 ) -> FittedRanker:
     """Fit every voice; `advance` is called once per voice."""
     members: list[Member] = []
@@ -89,7 +93,7 @@ def _cross_fit(rows: Rows, objective: str, seed: int) -> tuple[lightgbm.Booster,
     final = fit_booster(rows, objective, seed)
     scores = np.asarray(final.predict(rows.matrix, raw_score=True))
     for held in held_out_masks(rows.fold):
-        kept = Rows(*(array[~held] for array in rows))
+        kept = Rows(rows.matrix[~held], rows.target[~held], rows.fold[~held], rows.weight[~held])
         scores[held] = fit_booster(kept, objective, seed).predict(rows.matrix[held], raw_score=True)
     return final, scores
 

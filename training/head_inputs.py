@@ -54,7 +54,9 @@ def weigh(grams: sparse.csr_matrix, idf: FloatArray) -> sparse.csr_matrix:
 
 def fit_kernel_map(fixed: FloatArray, seed: int) -> KernelMap:
     """Choose landmarks among the rows of fixed features."""
-    columns = np.array([i for i, name in enumerate(FIXED_NAMES) if name.startswith(_KERNEL_INPUTS)], dtype=np.intp)
+    columns = np.array(
+        [i for i, name in enumerate(FIXED_NAMES) if name.startswith(_KERNEL_INPUTS)], dtype=np.intp
+    )
     center, scale = _moments(fixed[:, columns])
     varied = scale > _CONSTANT
     columns, center, scale = columns[varied], center[varied], scale[varied]

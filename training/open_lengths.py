@@ -34,7 +34,9 @@ def benchmark_prompts(folder: Path) -> frozenset[str]:
 def prompt_lengths(folder: Path, group: str) -> dict[str, float]:
     """Typical output tokens by prompt, over the training rows of a group's chat models."""
     rows = [row for name in GROUPS[group] for row in _chat_rows(folder / name)]
-    effects = prompt_effects((row["model"], row["prompt"], float(np.log1p(row["output_tokens"]))) for row in rows)
+    effects = prompt_effects(
+        (row["model"], row["prompt"], float(np.log1p(row["output_tokens"]))) for row in rows
+    )
     return {prompt: float(np.expm1(effect)) for prompt, effect in sorted(effects.items())}
 
 

@@ -16,7 +16,11 @@ def kendall_tau_b(label: DoubleArray, score: DoubleArray) -> float:
 
 
 def bootstrap_interval(
-    label: DoubleArray, score: DoubleArray, groups: npt.NDArray[np.str_], rng: np.random.Generator, rounds: int = 200
+    label: DoubleArray,
+    score: DoubleArray,
+    groups: npt.NDArray[np.str_],
+    rng: np.random.Generator,
+    rounds: int = 200,
 ) -> tuple[float, float]:
     """95% interval of tau-b by resampling prompts (all rows of a prompt together)."""
     names, number = np.unique(groups, return_inverse=True)
@@ -31,7 +35,9 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
-def pairwise_accuracy(label: DoubleArray, score: DoubleArray, rng: np.random.Generator, pairs: int = 200_000) -> float:
+def pairwise_accuracy(
+    label: DoubleArray, score: DoubleArray, rng: np.random.Generator, pairs: int = 200_000
+) -> float:
     """Share of pairs with different labels that the score puts in the right order; a tied score counts half."""
     if len(label) < 2:
         return 0.5

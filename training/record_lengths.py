@@ -25,7 +25,13 @@ class Recorded(msgspec.Struct):
 
 
 async def record(
-    url: str, model: str, prompts: list[Prompt], samples: int, body: dict[str, Any], concurrency: int
+    url: str,
+    model: str,
+    prompts: list[Prompt],
+    body: dict[str, Any],
+    *,
+    samples: int,
+    concurrency: int,
 ) -> list[Recorded]:
     """Ask for `samples` answers of each prompt; returns one row per prompt in order."""
     gate = asyncio.Semaphore(concurrency)
@@ -72,7 +78,9 @@ def main() -> int:
     }
     started = time.monotonic()
     prompts = load_prompts()[:: args.every]
-    rows = asyncio.run(record(args.url, args.model, prompts, args.samples, body, args.concurrency))
+    rows = asyncio.run(
+        record(args.url, args.model, prompts, body, samples=args.samples, concurrency=args.concurrency)
+    )
     args.out.write_bytes(b"".join(msgspec.json.encode(row) + b"\n" for row in rows))
     lengths = [tokens for row in rows for tokens in row.output_tokens]
     capped = sum(reason == "length" for row in rows for reason in row.finish)

@@ -35,7 +35,9 @@ def share_of_oracle_gain(label: DoubleArray, score: DoubleArray, seed: int = 0) 
     return float((first_come - predicted) / (first_come - oracle))
 
 
-def mean_wait(arrival: DoubleArray, service: DoubleArray, priority: DoubleArray, slots: int = _SLOTS) -> float:
+def mean_wait(
+    arrival: DoubleArray, service: DoubleArray, priority: DoubleArray, slots: int = _SLOTS
+) -> float:
     """Mean seconds from arrival to a free slot; the lowest priority among those waiting goes first."""
     free_at = [0.0] * slots
     waiting: list[tuple[float, int]] = []

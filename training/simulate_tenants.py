@@ -42,7 +42,10 @@ def assign_tenants(part: npt.NDArray[np.str_], label: DoubleArray, rng: np.rando
     weight = rng.dirichlet(np.full(kinds, _EVENNESS), size=tenants) * popularity[:, None]
     share = np.cumsum(weight / weight.sum(axis=0), axis=0)
     draws = rng.random(len(label))
-    return [f"simulated-{int(np.searchsorted(share[:, kind], draw))}" for kind, draw in zip(cell, draws, strict=True)]
+    return [
+        f"simulated-{int(np.searchsorted(share[:, kind], draw))}"
+        for kind, draw in zip(cell, draws, strict=True)
+    ]
 
 
 def _kinds(part: npt.NDArray[np.str_], label: DoubleArray) -> npt.NDArray[np.intp]:

@@ -43,7 +43,9 @@ def read_source(source: str) -> Iterator[SourceRow]:
         return _read_parquet(path)
     if source.endswith((".jsonl", ".jsonl.gz")):
         return _read_jsonl(path)
-    raise DataError(f"{source}: unknown kind of source; use *.jsonl, *.jsonl.gz, *.parquet, sqlite:/// or redis://")
+    raise DataError(
+        f"{source}: unknown kind of source; use *.jsonl, *.jsonl.gz, *.parquet, sqlite:/// or redis://"
+    )
 
 
 def fingerprint(source: str) -> str:
@@ -79,8 +81,8 @@ def _object(location: str, line: bytes) -> Row:
 
 def _read_parquet(path: Path) -> Iterator[SourceRow]:
     try:
-        import pyarrow
-        import pyarrow.parquet
+        import pyarrow  # noqa: PLC0415 - an optional extra
+        import pyarrow.parquet  # noqa: PLC0415
     except ImportError as error:
         raise DataError(f"{path}: reading Parquet needs pyarrow: pip install 'headway[parquet]'") from error
     try:

@@ -38,13 +38,19 @@ _DoubleArray = npt.NDArray[np.float64]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `headway train`."""
-    parser.add_argument("--from", dest="source", required=True, metavar="SRC", help="*.jsonl[.gz], *.parquet, sqlite:///")
-    parser.add_argument("--out", type=Path, default=Path("build/artifact"), metavar="DIR", help="artifact to write")
+    parser.add_argument(
+        "--from", dest="source", required=True, metavar="SRC", help="*.jsonl[.gz], *.parquet, sqlite:///"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("build/artifact"), metavar="DIR", help="artifact to write"
+    )
     parser.add_argument(
         "--base", default=str(DEFAULT_ARTIFACT), metavar="DIR|none",
         help="artifact whose prior columns to start from (default: the one that ships with Headway)",
     )  # fmt: skip
-    parser.add_argument("--objective", default="cross_entropy", help="LightGBM's objective (default cross_entropy)")
+    parser.add_argument(
+        "--objective", default="cross_entropy", help="LightGBM's objective (default cross_entropy)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of everything random (default 0)")
     parser.add_argument("--json", action="store_true", help="print one JSON document on stdout")
 
@@ -87,7 +93,7 @@ def train(
     fold = assign_folds(rows.prompt, FOLDS, np.random.default_rng(seed))
     advance = steps.stage("fitting", total=3)
     if rows.logged is None:
-        fitted = fit_head(rows.grams, rows.fixed, target, fold, seed, base, lent)
+        fitted = fit_head(rows.grams, rows.fixed, target, fold, seed, base=base, lent_outputs=lent)
     else:
         fitted = _logged_head(rows, base)
     advance()
@@ -123,7 +129,9 @@ def voices_for(head: TextHead, objective: str) -> list[Voice]:
 def _logged_head(rows: Dataset, base: TextHead | None) -> FittedHead:
     """The head that wrote a traffic log, and its logged outputs: without text there is nothing to fit one on."""
     if base is None or rows.logged is None:
-        raise DataError("a traffic log holds no text to fit a head on; name the artifact that wrote it with --base")
+        raise DataError(
+            "a traffic log holds no text to fit a head on; name the artifact that wrote it with --base"
+        )
     return FittedHead(base, pick_columns(rows.logged, rows.names, base.names))
 
 

@@ -19,7 +19,15 @@ CONTROL_NAMES: Final = (
     "model.billions", "model.reasons",
 )  # fmt: skip
 
-_EFFORT: Final = {"none": 0.0, "minimal": 1.0, "low": 2.0, "medium": 3.0, "high": 4.0, "xhigh": 5.0, "max": 5.0}
+_EFFORT: Final = {
+    "none": 0.0,
+    "minimal": 1.0,
+    "low": 2.0,
+    "medium": 3.0,
+    "high": 4.0,
+    "xhigh": 5.0,
+    "max": 5.0,
+}
 _FORMAT: Final = {"text": 0.0, "json_object": 1.0, "json_schema": 2.0}
 _BILLIONS: Final = re.compile(r"(\d{1,4}(?:\.\d)?)\s?b(?![a-z])")
 _REASONS: Final = re.compile(r"think|reason|(?<![a-z])o[134](?![a-z0-9])|r1|qwq|-thk")
@@ -30,7 +38,14 @@ _LARGEST: Final = 10**12
 
 def control_features(body: RequestBody, view: PromptView, api: Api | None) -> list[float]:
     """One value per CONTROL_NAMES; NaN where the client left a parameter out."""
-    return [*_sizes(view), *_turns(view), *_limits(body, view), *_formats(body), *_reasoning(body, api), *_model(body)]
+    return [
+        *_sizes(view),
+        *_turns(view),
+        *_limits(body, view),
+        *_formats(body),
+        *_reasoning(body, api),
+        *_model(body),
+    ]
 
 
 def _sizes(view: PromptView) -> list[float]:
@@ -64,8 +79,12 @@ def _turns(view: PromptView) -> list[float]:
 
 def _limits(body: RequestBody, view: PromptView) -> list[float]:
     sampling = body.sampling_params
-    minimum = body.min_tokens if body.min_tokens is not None else sampling.min_new_tokens if sampling else None
-    temperature = body.temperature if body.temperature is not None else sampling.temperature if sampling else None
+    minimum = (
+        body.min_tokens if body.min_tokens is not None else sampling.min_new_tokens if sampling else None
+    )
+    temperature = (
+        body.temperature if body.temperature is not None else sampling.temperature if sampling else None
+    )
     n = body.n if body.n is not None else sampling.n if sampling else None
     return [
         _log(output_limit(body)),
@@ -103,7 +122,9 @@ def _formats(body: RequestBody) -> list[float]:
     else:
         schema_bytes = len(bytes(schema)) if schema is not None else 0
     sampling = body.sampling_params
-    constrained = body.structured_outputs is not None or bool(sampling and (sampling.regex or sampling.json_schema))
+    constrained = body.structured_outputs is not None or bool(
+        sampling and (sampling.regex or sampling.json_schema)
+    )
     return [
         float(len(body.tools or ())),
         math.log1p(sum(len(bytes(tool)) for tool in (body.tools or ())[:64])),

@@ -42,7 +42,9 @@ CUE_WORDS: Final[dict[str, str]] = {
 }
 CUE_PHRASES: Final[dict[str, tuple[str, ...]]] = {
     "yes_or_no": ("yes or", "true or", "or no", "or false", "yes /", "true /", "y /"),
-    "one_word": ("one word", "single word", "one - word", "single number", "single letter", "one number", "a number"),
+    "one_word": (
+        "one word", "single word", "one - word", "single number", "single letter", "one number", "a number",
+    ),
     "only": (
         "answer only", "only the", "just the", "reply with", "respond with", "answer with", "output only",
         "only output", "return only", "only return", "no explanation", "only one", "nothing else", "just answer",
@@ -50,7 +52,9 @@ CUE_PHRASES: Final[dict[str, tuple[str, ...]]] = {
     "one_sentence": ("one sentence", "single sentence", "a sentence", "one line", "single line"),
     "stepwise": ("step by", "by step", "your reasoning", "show your", "think step"),
     "in_detail": ("in detail", "in depth", "as possible", "at least", "more detail", "great detail", "all the"),
-    "fact": ("what is", "who is", "who was", "when did", "when was", "where is", "which of", "what year", "is the"),
+    "fact": (
+        "what is", "who is", "who was", "when did", "when was", "where is", "which of", "what year", "is the",
+    ),
     "how_to": ("how to", "how do", "how can", "how would", "how should", "can you", "help me"),
     "give": ("give me", "tell me", "list of", "write a", "write an", "create a", "generate a", "make a"),
 }  # fmt: skip
@@ -65,7 +69,10 @@ UNIT_WORDS: Final[dict[str, str]] = {
 }
 NUMBER_WORDS: Final = {
     word: value
-    for value, word in enumerate("one two three four five six seven eight nine ten eleven twelve".split(), start=1)
+    for value, word in enumerate(
+        ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"],
+        start=1,
+    )
 }
 CUE_GROUPS: Final = (*CUE_WORDS, *CUE_PHRASES)
 UNITS: Final = tuple(UNIT_WORDS)
@@ -85,14 +92,14 @@ class _Lexicon(NamedTuple):
 
     def entries(self, hashes: UintArray) -> npt.NDArray[np.int16]:
         """For each hash its entry. Two texts with equal 32-bit hashes pass for one another."""
-        entries = self.table[hashes >> np.uint32(32 - _TABLE_BITS)]
+        entries: npt.NDArray[np.int16] = self.table[hashes >> np.uint32(32 - _TABLE_BITS)]
         entries[self.hashes[entries] != hashes] = 0
         return entries
 
-    def count(self, entries: npt.NDArray[np.int16]) -> npt.NDArray[np.float32]:
+    def tally(self, entries: npt.NDArray[np.int16]) -> npt.NDArray[np.float32]:
         """How many of the entries belong to each group."""
         counts = np.bincount(entries, minlength=len(self.hashes)).astype(np.float32)
-        return counts @ self.groups
+        return np.asarray(counts @ self.groups, dtype=np.float32)
 
 
 def _lexicon(groups: dict[str, list[str]]) -> _Lexicon:
@@ -124,8 +131,8 @@ class Cues(NamedTuple):
 def find_cues(tokens: Tokens) -> Cues:
     """Look every word and pair of a text up."""
     entries = _WORDS.entries(tokens.words)
-    words = _WORDS.count(entries)[: len(CUE_WORDS)]
-    phrases = _PHRASES.count(_PHRASES.entries(tokens.pairs))
+    words = _WORDS.tally(entries)[: len(CUE_WORDS)]
+    phrases = _PHRASES.tally(_PHRASES.entries(tokens.pairs))
     units = _UNIT_OF[entries]
     places = units.nonzero()[0]
     return Cues(np.concatenate((words, phrases)), places, units[places] - 1)

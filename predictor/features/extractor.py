@@ -47,7 +47,9 @@ class FeatureExtractor:
         self.head = head
         self.schema = schema_of(head)
 
-    def extract(self, body: RequestBody, view: PromptView, history: FloatArray, api: Api | None = None) -> Features:
+    def extract(
+        self, body: RequestBody, view: PromptView, history: FloatArray, api: Api | None = None
+    ) -> Features:
         """Features of one request; `view` comes from `read_view(body)`, `history` from `History.features`."""
         raw = raw_features(body, view, self.head.bits, api)
         raw.fixed[_HISTORY_AT:_SELF_AT] = history
@@ -64,7 +66,10 @@ def raw_features(body: RequestBody, view: PromptView, bits: int, api: Api | None
     tokens = tokenize(b"\n".join((focus, system, encode(view.context))))
     focus_tokens = tokens.before(len(focus))
     grams = focus_grams(focus_tokens)
-    focus_words, system_words = len(focus_tokens.words), int(tokens.starts.searchsorted(len(focus) + len(system) + 1))
+    focus_words, system_words = (
+        len(focus_tokens.words),
+        int(tokens.starts.searchsorted(len(focus) + len(system) + 1)),
+    )
     grams.append(side_grams(tokens.words[focus_words:system_words], "system"))
     grams.append(side_grams(tokens.words[system_words:], "context"))
     bins, counts = count_bins(grams, bits)

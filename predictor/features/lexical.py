@@ -45,7 +45,14 @@ _BYTE_CLASSES: Final[dict[str, bytes]] = {
     "emoji": b"\xf0",
 }
 _SHARES: Final = ("upper", "digit", "space", "bracket", "operator", "quote")
-_WORD_NAMES: Final = ("words", "mean_word_bytes", "long_words", "numbers", "number_digits", "max_number_digits")
+_WORD_NAMES: Final = (
+    "words",
+    "mean_word_bytes",
+    "long_words",
+    "numbers",
+    "number_digits",
+    "max_number_digits",
+)
 # About how many tokens one unit of an answer takes: turns "three paragraphs" and "200 words" into one number.
 _UNIT_TOKENS: Final = dict(zip(UNITS, (1.35, 24.0, 110.0, 28.0, 1.0), strict=True))
 

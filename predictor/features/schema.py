@@ -1,6 +1,7 @@
 """Named features: what a vector's columns are called, and one hash that says so."""
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from typing import Final, Self
 
@@ -40,7 +41,7 @@ class Features(msgspec.Struct, frozen=True):
     def named(self) -> dict[str, float]:
         """The features that are present, by name."""
         pairs = zip(self.schema.names, self.values.tolist(), strict=True)
-        return {name: value for name, value in pairs if value == value}
+        return {name: value for name, value in pairs if not math.isnan(value)}
 
     def with_values(self, updates: Mapping[str, float]) -> "Features":
         """A copy in which some features have new values. Raises KeyError for a name outside the schema."""

@@ -172,7 +172,7 @@ class _Simulation:
             changes = self._queue.finish(self._items.pop(number), round(now_s * MICROSECONDS), tokens)
             # Just before that instant, as seconds go: rounded up to the next picosecond it would be too late
             # for the iteration that starts now.
-            self._send(changes, math.nextafter(now_s, 0.0))
+            self._send(changes, now_s)
 
     def _send(self, changes: Changes, now_s: float) -> None:
         for item in changes.started:
