@@ -41,7 +41,7 @@ class Launch:
     extra_path: Path | None = None
     port: int = 0
     log_dir: Path | None = None
-    ready_timeout_s: float = 300.0
+    ready_timeout_s: float = 600.0  # 25 s alone; 170 s were seen beside busy neighbours
 
 
 @dataclass(frozen=True)
