@@ -128,7 +128,7 @@ def capacity_per_s(pool: Pool, workload: Workload, rng: np.random.Generator) -> 
     ends = np.sort(run.end_s)
     # From when the first wave has spread out to when the last request found a slot.
     first = int(len(ends) * _WARM_UP)
-    last = int(np.searchsorted(ends, run.dispatched_s.max()))
+    last = int(np.searchsorted(ends, run.started_s.max()))
     return (last - first) / float(ends[last] - ends[first])
 
 

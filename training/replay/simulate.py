@@ -69,7 +69,7 @@ class Run(msgspec.Struct, frozen=True):
     """What came of each request, by its number; `order` is the order of dispatch. Seconds of virtual time."""
 
     arrival_s: DoubleArray
-    dispatched_s: DoubleArray
+    started_s: DoubleArray
     first_token_s: DoubleArray
     end_s: DoubleArray
     order: IntArray
@@ -88,8 +88,8 @@ class Run(msgspec.Struct, frozen=True):
 
     @property
     def wait_s(self) -> DoubleArray:
-        """Time until it was sent to an engine."""
-        return self.dispatched_s - self.arrival_s
+        """Time until an engine began its prefill: in the proxy's queue and in the engine's own."""
+        return self.started_s - self.arrival_s
 
 
 def scheduler(policy: Policy, pool: Pool, lane_share: float = 0.0) -> Scheduler:
@@ -120,7 +120,7 @@ class _Simulation:
         self._arrived = 0
         self._items: dict[int, QueuedRequest] = {}
         self._order: list[int] = []
-        self._dispatched_s = np.full(len(jobs), np.nan)
+        self._started_s = np.full(len(jobs), np.nan)
         self._first_token_s = np.full(len(jobs), np.nan)
         self._end_s = np.full(len(jobs), np.nan)
 
@@ -164,6 +164,7 @@ class _Simulation:
         number = event.sequence_id
         if event.kind is EventKind.FIRST_TOKEN:
             self._first_token_s[number] = event.at_s
+            self._started_s[number] += event.queue_s
         elif event.kind is EventKind.FINISHED:
             self._end_s[number] = event.at_s
             tokens = self._jobs.prompt_tokens[number] + self._jobs.output_tokens[number]
@@ -172,13 +173,13 @@ class _Simulation:
             changes = self._queue.finish(self._items.pop(number), round(now_s * MICROSECONDS), tokens)
             # Just before that instant, as seconds go: rounded up to the next picosecond it would be too late
             # for the iteration that starts now.
-            self._send(changes, now_s)
+            self._send(changes, math.nextafter(now_s, 0.0))
 
     def _send(self, changes: Changes, now_s: float) -> None:
         for item in changes.started:
             number = item.seq
             self._order.append(number)
-            self._dispatched_s[number] = max(now_s, item.arrival_us / MICROSECONDS)
+            self._started_s[number] = now_s
             sequence = Sequence(
                 id=number,
                 prompt_tokens=item.prompt_tokens,
@@ -191,7 +192,7 @@ class _Simulation:
         counters = [engine.counters for engine in self._engines]
         return Run(
             arrival_s=np.array(self._arrivals_us) / MICROSECONDS,
-            dispatched_s=self._dispatched_s,
+            started_s=self._started_s,
             first_token_s=self._first_token_s,
             end_s=self._end_s,
             order=np.array(self._order),
