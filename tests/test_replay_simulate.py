@@ -119,7 +119,8 @@ def test_a_closed_loop_sends_the_next_when_one_has_ended() -> None:
 def test_a_long_replay_does_not_slip_by_an_iteration() -> None:
     """Far from zero, where seconds do not hold every picosecond, FCFS still equals the engine alone."""
     count = 200
-    crowd = Jobs([3] * count, [20] * count, [50_000_000_000 + 7 * number for number in range(count)])
+    outputs = [20 + number % 7 for number in range(count)]
+    crowd = Jobs([3] * count, outputs, [50_000_000_000 + 7 * number for number in range(count)])
     run = play(Pool(ROOMY), crowd, Fcfs())
     expected = alone(ROOMY, crowd)
     assert run.end_s.tolist() == [expected[number][1] for number in range(count)]
