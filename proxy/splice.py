@@ -11,6 +11,8 @@ _WHITESPACE: Final = b" \t\r\n"
 _OPENING_BRACE: Final = ord("{")
 # An ASCII letter or underscore written as an escape; clients escape other scripts and controls, never these.
 _ESCAPED_LETTER: Final = re.compile(rb"\\u00[4-7]")
+# Python's JSON reader skips it in bytes, so what follows it counts.
+_BYTE_ORDER_MARK: Final = "\ufeff"
 _SPACE: Final = re.compile(r"[ \t\r\n]*")
 # Numbers stay text: Python refuses to convert very long ones.
 _DECODER: Final = json.JSONDecoder(parse_int=str)
@@ -41,6 +43,8 @@ def without_fields(raw: bytes, names: Collection[str]) -> bytes:
     if not any(f'"{name}"'.encode() in raw for name in names) and not _ESCAPED_LETTER.search(raw):
         return raw
     text = raw.decode()
+    if text.startswith(_BYTE_ORDER_MARK):
+        raise ValueError("it begins with a byte order mark")
     if not text.lstrip(" \t\r\n").startswith("{"):
         return raw
     try:

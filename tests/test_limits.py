@@ -5,6 +5,7 @@ import base64
 
 import msgspec
 from harness import CHAT, ask_raw, chat, engine_of, idle, outcomes, post, proxy_before, session
+from recording_relay import RecordingRelay
 from scripted_engine import JSON, Call, ScriptedEngine, chunk, reply, stream_head
 
 from training.emulator import EmulatedEngine
@@ -100,20 +101,15 @@ async def test_a_post_at_the_edge_of_the_engines_keep_alive() -> None:
         assert await outcomes(headway) == {"completed": 8}
 
 
-async def test_connections_to_the_engine_are_used_again() -> None:
-    """Requests in a row share one connection, so that an engine is not flooded with handshakes."""
-    peers = set()
-
-    class Counting(ScriptedEngine):
-        async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-            await super()._one(reader, writer)
-            peers.add(writer.get_extra_info("peername"))
-            return True
-
-    async with Counting(reply(b'{"choices":[]}', JSON)) as engine, proxy_before(engine.url) as headway:
+async def test_connections_to_the_engine_are_used_again(engine: EmulatedEngine) -> None:
+    """Requests in a row share connections, so that an engine is not flooded with handshakes."""
+    async with RecordingRelay(engine.config.host, engine.port) as relay, proxy_before(relay.url) as headway:
         for _ in range(20):
             assert (await ask_raw(headway, post(CHAT, chat()))).status == 200
-    assert len(peers) <= 3
+        used = [
+            one for one in relay.connections if any(each.request.path == CHAT for each in one.exchanges())
+        ]
+        assert len(used) <= 2
 
 
 async def test_compressed_answers_are_not_touched() -> None:

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from proxy.errors import DuplicateField
-from proxy.splice import refuse_duplicates, splice
+from proxy.splice import refuse_duplicates, splice, without_fields
 
 NAMES = ("model", "stream", "priority")
 USAGE = b'"stream_options":{"include_usage":true}'
@@ -111,3 +111,48 @@ def test_escapes_in_the_text_cost_no_second_look(monkeypatch: pytest.MonkeyPatch
     """Text in other scripts, escaped as Python clients do by default, does not slow a request down."""
     monkeypatch.setattr("proxy.splice._refuse_duplicates_exactly", None)
     refuse_duplicates(json.dumps({"messages": "für 你好 🙂 \x00\x1f", "stream": True}).encode(), NAMES)
+
+
+@given(
+    pairs=st.lists(st.tuples(st.sampled_from([*NAMES, "messages", "x", ""]), values), max_size=6),
+    spaces=st.lists(space, min_size=30, max_size=30),
+    hides=st.lists(st.booleans(), min_size=6, max_size=6),
+    ascii_only=st.booleans(),
+)
+def test_fields_are_taken_out_and_the_others_stay(
+    pairs: list[tuple[str, Any]], spaces: list[str], hides: list[bool], ascii_only: bool
+) -> None:
+    """All occurrences of the named fields go, however they are spelled; the rest stays byte for byte."""
+    gaps = iter(spaces)
+    written = []
+    for (name, value), hide in zip(pairs, hides, strict=False):
+        spelled = escaped(name, 0) if hide and name else name
+        text = json.dumps(value, ensure_ascii=ascii_only)
+        written.append((name, f'"{spelled}"{next(gaps)}:{next(gaps)}{text}'))
+    body = ",".join(next(gaps) + field + next(gaps) for _, field in written)
+    raw = f"{next(gaps)}{{{body}{next(gaps)}}}{next(gaps)}".encode()
+    result = without_fields(raw, NAMES)
+    seen = json.loads(result, object_pairs_hook=list)
+    assert [name for name, _ in seen] == [name for name, _ in pairs if name not in NAMES]
+    for name, field in written:
+        if name not in NAMES:
+            assert field.encode() in result
+    if all(name not in NAMES for name, _ in pairs):
+        assert result == raw
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'{"priority":1',
+        b'{"priority"',
+        b'{"priority":1,',
+        b'{"priority":[' + b"[" * 100_000,
+        b'{"priority":"\xff"}',
+        b'\xef\xbb\xbf{"priority":1}',
+    ],
+)
+def test_what_cannot_be_read_carries_no_field_past(raw: bytes) -> None:
+    """A body that we cannot read is refused: a lenient engine might find the field that we did not."""
+    with pytest.raises(ValueError, match=r".+"):
+        without_fields(raw, NAMES)
