@@ -114,13 +114,3 @@ def test_a_closed_loop_sends_the_next_when_one_has_ended() -> None:
         in_flight = ((run.arrival_s <= arrival_s) & (run.end_s > arrival_s)).sum()
         assert in_flight <= 2
     assert run.arrival_s[2:] == pytest.approx(np.sort(run.end_s)[:8], abs=1e-6)
-
-
-def test_a_long_replay_does_not_slip_by_an_iteration() -> None:
-    """Far from zero, where seconds do not hold every picosecond, FCFS still equals the engine alone."""
-    count = 200
-    outputs = [20 + number % 7 for number in range(count)]
-    crowd = Jobs([3] * count, outputs, [50_000_000_000 + 7 * number for number in range(count)])
-    run = play(Pool(ROOMY), crowd, Fcfs())
-    expected = alone(ROOMY, crowd)
-    assert run.end_s.tolist() == [expected[number][1] for number in range(count)]
