@@ -19,6 +19,7 @@ OPERATORS: Final = (
 )
 POLICIES: Final = ("admissionregistration.k8s.io/v1/MutatingAdmissionPolicy",)
 IMAGE: Final = "image.repository=registry.example/headway"
+STACK: Final = (IMAGE, "engine.model=m")
 Manifest = dict[str, Any]
 
 
