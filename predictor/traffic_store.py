@@ -24,10 +24,14 @@ def open_store(path: Path) -> sqlite3.Connection:
     """Open a log for writing, made where it is missing. Raises sqlite3.Error or OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     database = sqlite3.connect(path)
-    database.execute("PRAGMA journal_mode=WAL")
-    database.execute("PRAGMA synchronous=NORMAL")
-    for statement in _TABLES:
-        database.execute(statement)
+    try:
+        database.execute("PRAGMA journal_mode=WAL")
+        database.execute("PRAGMA synchronous=NORMAL")
+        for statement in _TABLES:
+            database.execute(statement)
+    except sqlite3.Error:
+        database.close()
+        raise
     return database
 
 

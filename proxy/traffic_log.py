@@ -1,9 +1,12 @@
 """The traffic log: one row per request, written by a thread that no request ever waits for."""
 
+import contextlib
+import itertools
 import logging
 import queue
 import sqlite3
 import threading
+import time
 from pathlib import Path
 from typing import Final
 
@@ -26,7 +29,10 @@ class TrafficLog:
     """A bounded queue before a writer thread. `dropped` counts what did not fit or could not be written."""
 
     def __init__(self, path: Path, *, keep_days: float = 30.0, keep_rows: int = 2_000_000) -> None:
-        """Opens or makes the database; raises sqlite3.Error or OSError where that fails."""
+        """Opens or makes the database; raises sqlite3.Error or OSError where that fails.
+
+        A file that is no database any more is moved aside: its loss must not keep the proxy from serving.
+        """
         self._path = path
         self._keep_us = keep_days * _DAY_US
         self._keep_rows = keep_rows
@@ -34,7 +40,7 @@ class TrafficLog:
         self._since_forgotten = 0
         self.dropped = 0
         self.written = 0
-        open_store(path).close()
+        _open_or_begin_anew(path).close()
         self._thread = threading.Thread(target=self._run, name="traffic-log", daemon=True)
         self._thread.start()
 
@@ -51,13 +57,14 @@ class TrafficLog:
         self._thread.join()
 
     def _run(self) -> None:
-        database = open_store(self._path)
+        database: sqlite3.Connection | None = None
         going_on = True
         while going_on:
             batch, going_on = self._next_batch()
             if batch:
-                self._write(database, batch)
-        database.close()
+                database = self._write(database, batch)
+        if database is not None:
+            database.close()
 
     def _next_batch(self) -> tuple[list[_Entry], bool]:
         """Wait for one record, then gather what comes within the flush interval; False at the end."""
@@ -65,9 +72,10 @@ class TrafficLog:
         if first is None:
             return [], False
         batch = [first]
+        flush_s = time.monotonic() + _FLUSH_S
         while len(batch) < _BATCH:
             try:
-                entry = self._queue.get(timeout=_FLUSH_S)
+                entry = self._queue.get(timeout=max(0.0, flush_s - time.monotonic()))
             except queue.Empty:
                 break
             if entry is None:
@@ -75,21 +83,49 @@ class TrafficLog:
             batch.append(entry)
         return batch, True
 
-    def _write(self, database: sqlite3.Connection, batch: list[_Entry]) -> None:
+    def _write(self, database: sqlite3.Connection | None, batch: list[_Entry]) -> sqlite3.Connection | None:
+        """Write a batch; gives the connection to go on with, None where a new one is needed.
+
+        A full disk, a locked or damaged file must not stop serving: the loss is counted and said.
+        """
         records = [record for record, _ in batch]
         schemas = {schema.id: schema.names for _, schema in batch if schema is not None}
         try:
+            database = database or open_store(self._path)
             write_records(database, records, schemas)
             self._forget(database, records[-1].arrival_us)
-        except sqlite3.Error as error:
-            # A full disk or a locked file must not stop serving: count the loss and say so.
-            self.dropped += len(records)
-            _LOG.error("lost %d traffic records: %s", len(records), error)
-        else:
-            self.written += len(records)
+        except (sqlite3.Error, OSError, OverflowError, ValueError) as error:
+            if len(batch) > 1 and isinstance(error, OverflowError | ValueError):
+                # One of them holds what no column takes; the others need not go with it.
+                for entry in batch:
+                    database = self._write(database, [entry])
+                return database
+            self.dropped += len(batch)
+            _LOG.error("lost %d traffic records: %s", len(batch), error)
+            if database is not None:
+                database.close()
+            return None
+        self.written += len(batch)
+        return database
 
     def _forget(self, database: sqlite3.Connection, now_us: int) -> None:
         self._since_forgotten += 1
         if self._since_forgotten * _BATCH >= _FORGET_EVERY:
             self._since_forgotten = 0
             forget(database, int(now_us - self._keep_us), self._keep_rows)
+
+
+def _open_or_begin_anew(path: Path) -> sqlite3.Connection:
+    try:
+        return open_store(path)
+    except sqlite3.OperationalError:
+        raise
+    except sqlite3.DatabaseError as error:
+        aside = next(
+            name for number in itertools.count(1) if not (name := Path(f"{path}.broken-{number}")).exists()
+        )
+        for suffix in ("", "-wal", "-shm"):
+            with contextlib.suppress(FileNotFoundError):
+                Path(f"{path}{suffix}").rename(f"{aside}{suffix}")
+        _LOG.error("%s cannot be read (%s): moved to %s, a new log begins", path, error, aside)
+        return open_store(path)
