@@ -7,7 +7,7 @@ ENGINE ?= emulated
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help check test test-engines demo bench reference lock clean
+.PHONY: help check test test-engines demo bench reference chart lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -41,9 +41,14 @@ bench: $(READY)  ## overhead against no proxy and the thinnest one
 reference: $(READY)  ## renew REFERENCE.md from the code
 	$(BIN)/python -m proxy.reference > REFERENCE.md
 
+chart: $(READY)  ## renew the chart's schema descriptions and README table from the settings
+	PYTHONPATH=. $(BIN)/python helm/chart_docs.py
+
 lock: $(READY)  ## renew requirements.lock from pyproject.toml
 	$(BIN)/uv pip compile -q --no-emit-index-url --no-header --no-annotate --universal --python-version 3.11 \
 	  pyproject.toml --group dev --extra parquet --extra plot --generate-hashes -o requirements.lock
+	$(BIN)/uv pip compile -q --no-emit-index-url --no-header --no-annotate --universal --python-version 3.11 \
+	  pyproject.toml -c requirements.lock --generate-hashes -o requirements-image.lock
 
 clean:  ## forget the environment and every build
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
