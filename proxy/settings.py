@@ -5,6 +5,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args, get_origin, get_type_hints
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -171,8 +172,7 @@ def load_settings(flags: Mapping[str, Any], env: Mapping[str, str], config: Path
         settings = msgspec.convert(merged, Settings, strict=False)
     except msgspec.ValidationError as error:
         raise SettingsError(f"bad configuration: {error}") from error
-    for url in settings.engine:
-        _check_url(url)
+    _check_urls(settings.engine)
     return settings
 
 
@@ -203,12 +203,25 @@ def _as_list(name: str, value: Any) -> Any:
     return value
 
 
+def _check_urls(urls: tuple[str, ...]) -> None:
+    for url in urls:
+        _check_url(url)
+    if len({url.rstrip("/") for url in urls}) < len(urls):
+        raise SettingsError("--engine: the same URL is given twice")
+
+
 def _check_url(url: str) -> None:
-    scheme, separator, rest = url.partition("://")
-    if not separator or scheme not in ("http", "https") or not rest.strip("/"):
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable or not url.isprintable() or " " in url:
         raise SettingsError(f"--engine {url}: give a base URL such as http://127.0.0.1:8000")
-    if rest.rstrip("/").endswith("/v1"):
+    if "v1" in parts.path.split("/"):
         raise SettingsError(f"--engine {url}: leave out /v1; the routes are added to the base URL")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise SettingsError(f"--engine http://{parts.hostname}…: leave out user, query and fragment")
 
 
 def describe(struct: type[msgspec.Struct]) -> Iterator[tuple[str, str, str]]:
