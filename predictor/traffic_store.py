@@ -17,7 +17,8 @@ _TABLES: Final = (
     "CREATE INDEX IF NOT EXISTS traffic_by_arrival ON traffic (arrival_us)",
     "CREATE TABLE IF NOT EXISTS schemas (id TEXT PRIMARY KEY, names TEXT NOT NULL)",
 )
-_INSERT: Final = "INSERT OR REPLACE INTO traffic VALUES (?, ?, ?, ?, ?)"
+_INSERT: Final = "INSERT OR REPLACE INTO traffic VALUES "
+_ROW: Final = "(?, ?, ?, ?, ?)"
 
 
 def open_store(path: Path) -> sqlite3.Connection:
@@ -43,9 +44,11 @@ def write_records(
         (one.request_id, one.arrival_us, one.outcome.value, one.output_tokens, msgspec.json.encode(one))
         for one in records
     ]
+    # One statement for all: sqlite3 hands the interpreter to other threads and waits for it at every one.
+    insert = _INSERT + ", ".join([_ROW] * len(rows))
     names = [(name, json.dumps(list(columns))) for name, columns in schemas.items()]
     with database:
-        database.executemany(_INSERT, rows)
+        database.execute(insert, [value for row in rows for value in row])
         database.executemany("INSERT OR IGNORE INTO schemas VALUES (?, ?)", names)
 
 

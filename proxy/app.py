@@ -57,7 +57,7 @@ class Headway:
         """`estimator`, `policy` and `clock` replace the configured ones, for the demo's arms and for tests."""
         self.settings = settings
         self._clock = clock or Clock()
-        self._estimator = estimator or _shipped()
+        self._estimator = estimator or _ranking(settings.policy)
         self._scheduler = make_scheduler(settings, policy)
         self._windows = Windows(self._scheduler, fixed=settings.window)
         self._dispatcher = Dispatcher(self._scheduler, self._windows, self._clock)
@@ -279,10 +279,11 @@ class Headway:
             self._log.put(record, schema)
 
 
-def _shipped() -> Ranking:
-    """The ranker that comes in the wheel."""
+def _ranking(policy: str) -> Ranking:
+    """The ranker that comes in the wheel; first come, first served has nothing to predict."""
     ranking = Ranking()
-    ranking.load()
+    if policy != "fcfs":
+        ranking.load()
     return ranking
 
 

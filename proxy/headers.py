@@ -1,6 +1,7 @@
 """Which headers cross the proxy, in each direction, and which fields of a body steer an engine."""
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final
 
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -57,15 +58,15 @@ def to_engine(
 
     The client's key goes on only where `pass_key` says so and there is no `api_key` to take its place.
     """
-    dropped = _NOT_TO_ENGINE if pass_key and api_key is None else _NOT_TO_ENGINE | _KEYS
-    if not may_set_priority:
-        dropped |= _PRIORITY
-    named = _listed(headers.getall("Connection", ()))
+    pass_key = pass_key and api_key is None
     kept = CIMultiDict(
-        (name, value if value.isascii() else _readable(value))
-        for name, value in headers.items()
-        if (low := name.lower()) not in dropped and low not in named and not _is_ours(low)
+        [
+            (name, value if value.isascii() else _readable(value))
+            for name, value in headers.items()
+            if _goes_to_engine(name, pass_key, may_set_priority)
+        ]
     )
+    _drop_listed(kept, headers.getall("Connection", ()))
     kept.update(added)
     kept["Accept-Encoding"] = "identity"
     if api_key is not None:
@@ -73,8 +74,21 @@ def to_engine(
     return kept
 
 
-def _is_ours(name: str) -> bool:
-    return name.startswith((_OURS, _OVERRIDES)) and name not in _PRIORITY
+# Everybody sends the same few names again and again; the bound is for those who do not.
+@lru_cache(maxsize=512)
+def _goes_to_engine(name: str, pass_key: bool, may_set_priority: bool) -> bool:
+    low = name.lower()
+    if low in _PRIORITY:
+        return may_set_priority
+    if low in _KEYS:
+        return pass_key
+    return low not in _NOT_TO_ENGINE and not low.startswith((_OURS, _OVERRIDES))
+
+
+@lru_cache(maxsize=512)
+def _goes_to_client(name: str) -> bool:
+    low = name.lower()
+    return low not in _NOT_TO_CLIENT and not low.startswith(_OURS)
 
 
 def names_priority(headers: CIMultiDictProxy[str]) -> bool:
@@ -90,19 +104,23 @@ def steering_fields(api: Api | None, *, may_set_priority: bool) -> frozenset[str
 
 def to_client(headers: CIMultiDictProxy[str], ours: dict[str, str]) -> CIMultiDict[str]:
     """The headers of the client's answer: the engine's, less those of its connection, and our own."""
-    named = _listed(headers.getall("Connection", ()))
     kept = CIMultiDict(
-        (name, value if value.isascii() else _readable(value))
-        for name, value in headers.items()
-        if (low := name.lower()) not in _NOT_TO_CLIENT and not low.startswith(_OURS) and low not in named
+        [
+            (name, value if value.isascii() else _readable(value))
+            for name, value in headers.items()
+            if _goes_to_client(name)
+        ]
     )
+    _drop_listed(kept, headers.getall("Connection", ()))
     kept.update(ours)
     return kept
 
 
-def _listed(connection: Iterable[str]) -> frozenset[str]:
-    """The header names that a Connection header declares to be of this hop only."""
-    return frozenset(name.strip().lower() for value in connection for name in value.split(","))
+def _drop_listed(kept: CIMultiDict[str], connection: Iterable[str]) -> None:
+    """Take out the headers that a Connection header declares to be of this hop only."""
+    for value in connection:
+        for name in value.split(","):
+            kept.popall(name.strip(), None)
 
 
 def _readable(value: str) -> str:

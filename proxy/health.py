@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from contextlib import closing
 from typing import Final
 
 import aiohttp
@@ -77,8 +78,8 @@ class HealthWatch:
         try:
             async with asyncio.timeout(_TIMEOUT_S):
                 response = await self._upstream.open(replica.name, "GET", "/metrics", CIMultiDict(), None)
-                async with response:
-                    text = await response.read()
+                with closing(response):
+                    text = await response.content.read()
         except (HeadwayError, TimeoutError, aiohttp.ClientError):
             return
         if (load := self._engines.adapter(replica.name).load(text)) is not None:
@@ -113,5 +114,5 @@ class HealthWatch:
                 response = await self._upstream.open(name, "GET", adapter.health_path, CIMultiDict(), None)
         except (HeadwayError, TimeoutError):
             return False
-        async with response:
+        with closing(response):
             return adapter.is_healthy(response.status)

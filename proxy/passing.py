@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import aiohttp
 from aiohttp import web
 from multidict import CIMultiDict
 
@@ -15,7 +14,7 @@ from proxy.replies import error_response
 from proxy.routes import Route
 from proxy.scheduling.scheduler import Scheduler
 from proxy.settings import Settings
-from proxy.upstream import Upstream
+from proxy.upstream import EngineAnswer, Upstream
 
 
 class Passing:
@@ -84,7 +83,7 @@ class Passing:
 
     async def _open(
         self, bases: list[str], method: str, path: str, headers: CIMultiDict[str], body: bytes | None
-    ) -> tuple[aiohttp.ClientResponse, str]:
+    ) -> tuple[EngineAnswer, str]:
         """The first engine that takes the connection."""
         *before, last = bases
         for base in before:
@@ -94,9 +93,7 @@ class Passing:
                 continue
         return await self._upstream.open(last, method, path, headers, body), last
 
-    async def _relay(
-        self, request: web.BaseRequest, engine: aiohttp.ClientResponse, base: str
-    ) -> web.StreamResponse:
+    async def _relay(self, request: web.BaseRequest, engine: EngineAnswer, base: str) -> web.StreamResponse:
         chunk = await self._upstream.read(engine, base)
         response = web.StreamResponse(
             status=engine.status, reason=engine.reason, headers=to_client(engine.headers, {})

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Final, NoReturn
 
-import aiohttp
 from aiohttp import web
 from multidict import CIMultiDict
 
@@ -16,7 +15,7 @@ from proxy.exchange import Exchange
 from proxy.headers import to_client
 from proxy.replies import error_event
 from proxy.sse import StreamObserver, leading_error
-from proxy.upstream import Upstream
+from proxy.upstream import EngineAnswer, Upstream
 
 # A unary answer up to this long is read whole, checked, and sent with its length; a longer one streams.
 _WHOLE_BYTES: Final = 4 << 20
@@ -46,7 +45,7 @@ class Relay:
         self._engine_done = engine_done
 
     async def answer(
-        self, engine: aiohttp.ClientResponse, ours: dict[str, str], *, drop_usage: bool
+        self, engine: EngineAnswer, ours: dict[str, str], *, drop_usage: bool
     ) -> web.StreamResponse:
         """Send the engine's answer, with the headers `ours` added.
 
@@ -59,7 +58,7 @@ class Relay:
             return await self._stream(engine, headers, observer)
         return await self._unary(engine, headers)
 
-    async def _unary(self, engine: aiohttp.ClientResponse, headers: CIMultiDict[str]) -> web.StreamResponse:
+    async def _unary(self, engine: EngineAnswer, headers: CIMultiDict[str]) -> web.StreamResponse:
         whole = b""
         while chunk := await self._read(engine):
             self._note_first_byte()
@@ -70,7 +69,7 @@ class Relay:
         self._finish()
         return web.Response(body=whole, status=engine.status, reason=engine.reason, headers=headers)
 
-    def _check(self, engine: aiohttp.ClientResponse, whole: bytes) -> None:
+    def _check(self, engine: EngineAnswer, whole: bytes) -> None:
         """Read what the answer says of itself; raise EngineGarbage where a good status carries no JSON."""
         if engine.status != 200:
             self._exchange.end(Outcome.ENGINE_ERROR)
@@ -86,9 +85,7 @@ class Relay:
         self._exchange.finish_reason = answer.finish_reason
         self._exchange.end(Outcome.ENGINE_ERROR if answer.finish_reason in FAILED else Outcome.COMPLETED)
 
-    async def _long(
-        self, engine: aiohttp.ClientResponse, headers: CIMultiDict[str], head: bytes
-    ) -> web.StreamResponse:
+    async def _long(self, engine: EngineAnswer, headers: CIMultiDict[str], head: bytes) -> web.StreamResponse:
         """A long unary answer goes on as it comes; its usage stays unknown."""
         response = await self._begin(engine, headers)
         await response.write(head)
@@ -103,7 +100,7 @@ class Relay:
         return response
 
     async def _stream(
-        self, engine: aiohttp.ClientResponse, headers: CIMultiDict[str], observer: StreamObserver
+        self, engine: EngineAnswer, headers: CIMultiDict[str], observer: StreamObserver
     ) -> web.StreamResponse:
         head = await self._first_event(engine, observer)
         response = await self._begin(engine, headers)
@@ -127,7 +124,7 @@ class Relay:
         await response.write_eof(rest)
         return response
 
-    async def _first_event(self, engine: aiohttp.ClientResponse, observer: StreamObserver) -> bytes:
+    async def _first_event(self, engine: EngineAnswer, observer: StreamObserver) -> bytes:
         """Read up to the end of the first event, so that an engine's refusal can still become a status."""
         head = kept = b""
         while not observer.begun:
@@ -143,7 +140,7 @@ class Relay:
             raise EngineRefused(message, status=status)
         return kept
 
-    async def _read(self, engine: aiohttp.ClientResponse) -> bytes:
+    async def _read(self, engine: EngineAnswer) -> bytes:
         return await self._upstream.read(engine, self._exchange.replica or "")
 
     def _observe(self, observer: StreamObserver, chunk: bytes) -> bytes:
@@ -157,7 +154,7 @@ class Relay:
             self._exchange.first_byte_us = self._clock.now_us()
             self._engine_began()
 
-    async def _begin(self, engine: aiohttp.ClientResponse, headers: CIMultiDict[str]) -> web.StreamResponse:
+    async def _begin(self, engine: EngineAnswer, headers: CIMultiDict[str]) -> web.StreamResponse:
         response = web.StreamResponse(status=engine.status, reason=engine.reason, headers=headers)
         await response.prepare(self._request)
         return response

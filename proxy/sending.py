@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
-import aiohttp
 from aiohttp import web
 from multidict import CIMultiDict
 
@@ -19,7 +18,7 @@ from proxy.headers import names_priority, to_engine
 from proxy.ingress import target
 from proxy.owners import Owner, Owners
 from proxy.settings import Settings
-from proxy.upstream import Upstream
+from proxy.upstream import EngineAnswer, Upstream
 
 _ABORT_TIMEOUT_S: Final = 5.0
 
@@ -46,7 +45,7 @@ class Sender:
     @asynccontextmanager
     async def sent(
         self, request: web.BaseRequest, raw: bytes, exchange: Exchange, *, pass_key: bool
-    ) -> AsyncIterator[tuple[aiohttp.ClientResponse, Outgoing]]:
+    ) -> AsyncIterator[tuple[EngineAnswer, Outgoing]]:
         """The engine's answer, from its status line on; what is left of it is aborted at the block's end.
 
         `pass_key`: whether the client's key is the engine's.
@@ -103,7 +102,7 @@ class Sender:
         try:
             async with asyncio.timeout(_ABORT_TIMEOUT_S):
                 engine = await self._upstream.open(base, "POST", abort.path, headers, abort.body)
-                engine.release()
+                engine.close()
         except (HeadwayError, TimeoutError):
             # The connection is closed: the engine finds out by itself, only later.
             return

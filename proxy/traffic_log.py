@@ -3,10 +3,9 @@
 import contextlib
 import itertools
 import logging
-import queue
 import sqlite3
 import threading
-import time
+from collections import deque
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +14,7 @@ from predictor.records import TrafficRecord
 from predictor.traffic_store import forget, open_store, write_records
 
 _LOG: Final = logging.getLogger("headway.traffic")
-_BATCH: Final = 512
+_BATCH: Final = 128
 _FLUSH_S: Final = 0.5
 _QUEUE: Final = 100_000
 # Old rows are dropped after so many new ones: often enough for a bound, seldom enough to cost nothing.
@@ -36,7 +35,8 @@ class TrafficLog:
         self._path = path
         self._keep_us = keep_days * _DAY_US
         self._keep_rows = keep_rows
-        self._queue: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
+        self._queue: deque[_Entry] = deque()
+        self._closing = threading.Event()
         self._since_forgotten = 0
         self.dropped = 0
         self.written = 0
@@ -46,42 +46,29 @@ class TrafficLog:
 
     def put(self, record: TrafficRecord, schema: Schema | None = None) -> None:
         """Hand over one record, with the schema of its features; never waits. A full queue drops it."""
-        if self._queue.qsize() >= _QUEUE:
+        if len(self._queue) >= _QUEUE:
             self.dropped += 1
             return
-        self._queue.put((record, schema))
+        # Nobody is woken: a thread that ran once per request would take the interpreter from the event loop.
+        self._queue.append((record, schema))
 
     def close(self) -> None:
         """Write what is queued and stop the thread."""
-        self._queue.put(None)
+        self._closing.set()
         self._thread.join()
 
     def _run(self) -> None:
         database: sqlite3.Connection | None = None
-        going_on = True
-        while going_on:
-            batch, going_on = self._next_batch()
-            if batch:
+        closing = False
+        while not closing:
+            closing = self._closing.wait(_FLUSH_S)
+            while batch := self._next_batch():
                 database = self._write(database, batch)
         if database is not None:
             database.close()
 
-    def _next_batch(self) -> tuple[list[_Entry], bool]:
-        """Wait for one record, then gather what comes within the flush interval; False at the end."""
-        first = self._queue.get()
-        if first is None:
-            return [], False
-        batch = [first]
-        flush_s = time.monotonic() + _FLUSH_S
-        while len(batch) < _BATCH:
-            try:
-                entry = self._queue.get(timeout=max(0.0, flush_s - time.monotonic()))
-            except queue.Empty:
-                break
-            if entry is None:
-                return batch, False
-            batch.append(entry)
-        return batch, True
+    def _next_batch(self) -> list[_Entry]:
+        return [self._queue.popleft() for _ in range(min(_BATCH, len(self._queue)))]
 
     def _write(self, database: sqlite3.Connection | None, batch: list[_Entry]) -> sqlite3.Connection | None:
         """Write a batch; gives the connection to go on with, None where a new one is needed.
@@ -93,6 +80,7 @@ class TrafficLog:
         try:
             database = database or open_store(self._path)
             write_records(database, records, schemas)
+            self._since_forgotten += len(records)
             self._forget(database, records[-1].arrival_us)
         except (sqlite3.Error, OSError, OverflowError, ValueError) as error:
             if len(batch) > 1 and isinstance(error, OverflowError | ValueError):
@@ -109,8 +97,7 @@ class TrafficLog:
         return database
 
     def _forget(self, database: sqlite3.Connection, now_us: int) -> None:
-        self._since_forgotten += 1
-        if self._since_forgotten * _BATCH >= _FORGET_EVERY:
+        if self._since_forgotten >= _FORGET_EVERY:
             self._since_forgotten = 0
             forget(database, int(now_us - self._keep_us), self._keep_rows)
 

@@ -1,119 +1,242 @@
-"""Connections to the engines: every aiohttp default that would break a proxy is set here on purpose."""
+"""Connections to the engines: aiohttp's connector, protocol and parser, every limit set on purpose.
+
+Not aiohttp's session: it prepares each request for redirects, cookies, proxies and authentication, which a relay
+has no use for and which costs as much as all the rest of a request's way.
+"""
 
 import asyncio
-import io
-from collections.abc import Awaitable
-from typing import Any, Final, TypeVar
+from contextlib import suppress
+from typing import Final
 
 import aiohttp
+import msgspec
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.connector import Connection
+from aiohttp.http import HttpProcessingError, RawResponseMessage, StreamWriter
 from multidict import CIMultiDict
 from yarl import URL
 
 from proxy.errors import Draining, EngineGarbage, EngineLost, EngineTimeout, EngineUnreachable, HeadwayError
 from proxy.settings import Settings
 
-# aiohttp writes longer byte strings in one go and warns; a file object is sent piece by piece.
-_SEND_WHOLE_BYTES: Final = 1 << 20
+# A body up to this long goes out in one write with its headers; a longer one while the answer is awaited.
+_SEND_WHOLE_BYTES: Final = 1 << 16
+_PIECE_BYTES: Final = 1 << 18
+_READ_BYTES: Final = 1 << 18
+_OCTETS: Final = "application/octet-stream"
 _CLOSED: Final = "This proxy has shut down before the answer was complete."
 # ValueError: aiohttp raises it for a status line or header that cannot be decoded.
-_ENGINE_FAILURES: Final = (aiohttp.ClientError, TimeoutError, OSError, ValueError)
+_ENGINE_FAILURES: Final = (aiohttp.ClientError, HttpProcessingError, TimeoutError, OSError, ValueError)
 
-_T = TypeVar("_T")
+
+class EngineAnswer:
+    """An engine's answer: its status and headers have come, `Upstream.read` gives the body as it comes."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        message: RawResponseMessage,
+        content: aiohttp.StreamReader,
+        sending: asyncio.Task[None] | None,
+        unread: set[aiohttp.StreamReader],
+    ) -> None:
+        """`sending` still writes the request's body; `unread` holds this body until its end or `close`."""
+        self.status = message.code
+        self.reason = message.reason
+        self.headers = message.headers
+        self.content = content
+        self._connection: Connection | None = connection
+        self._sending = sending
+        self._unread = unread
+        unread.add(content)
+        content.on_eof(self._end)
+
+    @property
+    def content_type(self) -> str:
+        """The media type alone, in lower case; application/octet-stream where the engine names none."""
+        return self.headers.get("Content-Type", _OCTETS).partition(";")[0].strip().lower()
+
+    @property
+    def content_length(self) -> int | None:
+        """The body's declared length; None where there is none."""
+        length = self.headers.get("Content-Length")
+        return None if length is None else int(length)
+
+    def close(self) -> None:
+        """Have done with it. Where its end has not come the connection is closed, so that the engine aborts."""
+        connection = self._let_go()
+        if connection is None:
+            return
+        if self._is_sending:
+            _drop_unsent(connection)
+        connection.close()
+
+    def _end(self) -> None:
+        """The last byte has come; the connection can serve again if the request went out whole."""
+        if self._is_sending:
+            self.close()
+        elif (connection := self._let_go()) is not None:
+            connection.release()
+
+    def _let_go(self) -> Connection | None:
+        connection, self._connection = self._connection, None
+        self._unread.discard(self.content)
+        return connection
+
+    @property
+    def _is_sending(self) -> bool:
+        return self._sending is not None and not self._sending.done()
+
+
+class _Engine(msgspec.Struct, frozen=True):
+    """Where an engine is. `key` tells the connector what to connect to; it is never sent."""
+
+    key: aiohttp.ClientRequest
+    host: str
+    prefix: str
 
 
 class Upstream:
-    """An aiohttp client session made for relaying: no limits, no decoding, no redirects, no cookies."""
+    """Sends requests to engines over connections that it keeps, without a limit to their number."""
 
     def __init__(self, settings: Settings) -> None:
-        self._urls: dict[tuple[str, str], URL] = {}
+        self._settings = settings
+        self._engines: dict[str, _Engine] = {}
         self._closed = False
-        self._users: set[asyncio.Task[Any]] = set()
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=0,
-                # Below the engine's own (vLLM: 5 s), so that a POST never meets a connection just closed.
-                keepalive_timeout=settings.engine_keepalive_s,
-                ttl_dns_cache=10,
-            ),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(
-                total=None, sock_connect=settings.connect_timeout_s, sock_read=settings.engine_timeout_s
-            ),
-            auto_decompress=False,
-            skip_auto_headers=("User-Agent", "Accept", "Content-Type"),
-            max_line_size=settings.max_header_bytes,
-            max_field_size=settings.max_header_bytes,
-            read_bufsize=1 << 18,
+        self._unanswered: set[ResponseHandler] = set()
+        self._unread: set[aiohttp.StreamReader] = set()
+        self._connect_timeout = aiohttp.ClientTimeout(total=None, sock_connect=settings.connect_timeout_s)
+        self._connector = aiohttp.TCPConnector(
+            limit=0,
+            # Below the engine's own (vLLM: 5 s), so that a POST never meets a connection just closed.
+            keepalive_timeout=settings.engine_keepalive_s,
+            ttl_dns_cache=10,
         )
 
     async def close(self) -> None:
         """Close every connection; whoever still sends or reads gets Draining."""
         self._closed = True
-        for task in self._users:
-            task.cancel()
-        await self._session.close()
+        # aiohttp itself would leave whoever reads waiting for ever.
+        for protocol in self._unanswered:
+            protocol.set_exception(Draining(_CLOSED))
+        for content in self._unread:
+            content.set_exception(Draining(_CLOSED))
+        await self._connector.close()
 
     async def open(
         self, base: str, method: str, path: str, headers: CIMultiDict[str], body: bytes | None
-    ) -> aiohttp.ClientResponse:
-        """Send a request and wait for the status line.
+    ) -> EngineAnswer:
+        """Send a request and wait for the status line. `headers` gets the engine's Host and the length.
 
         Raises EngineUnreachable where nothing was sent, else EngineLost, EngineGarbage or EngineTimeout;
         Draining once `close` was called.
         """
         if self._closed:
             raise Draining(_CLOSED)
-        data = io.BytesIO(body) if body is not None and len(body) > _SEND_WHOLE_BYTES else body
-        response = await self._interruptible(
-            base,
-            self._session.request(
-                method, self._url(base, path), headers=headers, data=data, allow_redirects=False
-            ),
-        )
-        if response.status < 200:
-            response.close()
-            raise EngineGarbage(f"The engine at {base} answered with the status {response.status}.")
-        return response
-
-    async def read(self, response: aiohttp.ClientResponse, base: str) -> bytes:
-        """The next bytes of an answer; empty at its end. Raises EngineLost, EngineTimeout or Draining."""
-        if self._closed:
-            raise Draining(_CLOSED)
-        return await self._interruptible(base, response.content.readany())
-
-    async def _interruptible(self, base: str, operation: Awaitable[_T]) -> _T:
-        """Wait for the engine, but not beyond `close`: aiohttp leaves whoever reads then waiting for ever."""
-        task = asyncio.current_task()
-        assert task is not None
-        self._users.add(task)
+        engine = self._engine(base)
+        headers["Host"] = engine.host
+        if body is not None:
+            headers["Content-Length"] = str(len(body))
+        connection = await self._connect(engine, base)
         try:
-            return await operation
+            line = f"{method} {engine.prefix}{path} HTTP/1.1"
+            return await self._exchange(connection, line, headers, body or b"")
+        except BaseException as error:
+            # Failed or cancelled, it is in the middle of something: nobody can use it again.
+            connection.close()
+            if isinstance(error, _ENGINE_FAILURES):
+                raise _translate(error, base) from error
+            raise
+
+    async def read(self, answer: EngineAnswer, base: str) -> bytes:
+        """The next bytes of an answer; empty at its end. Raises EngineLost, EngineTimeout or Draining."""
+        try:
+            return await answer.content.readany()
         except _ENGINE_FAILURES as error:
             raise _translate(error, base) from error
-        except asyncio.CancelledError:
-            if not self._closed:
-                raise
-            task.uncancel()
-            raise Draining(_CLOSED) from None
-        finally:
-            self._users.discard(task)
 
-    def _url(self, base: str, path: str) -> URL:
-        known = self._urls.get((base, path))
-        if known is not None:
-            return known
-        url = URL(base.rstrip("/") + path, encoded=True)
-        if "?" not in path:
-            self._urls[base, path] = url
-        return url
+    def _engine(self, base: str) -> _Engine:
+        known = self._engines.get(base)
+        if known is None:
+            url = URL(base)
+            key = aiohttp.ClientRequest("GET", url, loop=asyncio.get_running_loop())
+            known = _Engine(key, key.headers["Host"], url.raw_path.rstrip("/"))
+            self._engines[base] = known
+        return known
+
+    async def _connect(self, engine: _Engine, base: str) -> Connection:
+        try:
+            return await self._connector.connect(engine.key, traces=[], timeout=self._connect_timeout)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise EngineUnreachable(f"No connection to the engine at {base}: {_reason(error)}") from error
+
+    async def _exchange(
+        self, connection: Connection, line: str, headers: CIMultiDict[str], body: bytes
+    ) -> EngineAnswer:
+        protocol = connection.protocol
+        assert protocol is not None, "a new connection has one"
+        self._expect_answer(protocol)
+        writer = StreamWriter(protocol, asyncio.get_running_loop())
+        await writer.write_headers(line, headers)
+        sending = None
+        if len(body) > _SEND_WHOLE_BYTES:
+            sending = asyncio.create_task(_send(writer, protocol, body))
+        else:
+            await writer.write_eof(body)
+            protocol.start_timeout()
+        self._unanswered.add(protocol)
+        try:
+            message, content = await _final_head(protocol)
+        except BaseException:
+            if sending is not None:
+                _drop_unsent(connection)
+            raise
+        finally:
+            self._unanswered.discard(protocol)
+        return EngineAnswer(connection, message, content, sending, self._unread)
+
+    def _expect_answer(self, protocol: ResponseHandler) -> None:
+        protocol.set_response_params(
+            read_until_eof=True,
+            auto_decompress=False,
+            read_timeout=self._settings.engine_timeout_s,
+            read_bufsize=_READ_BYTES,
+            max_line_size=self._settings.max_header_bytes,
+            max_field_size=self._settings.max_header_bytes,
+        )
+
+
+async def _send(writer: StreamWriter, protocol: ResponseHandler, body: bytes) -> None:
+    """Send a long body as fast as the engine takes it."""
+    view = memoryview(body)
+    # A connection that breaks is noticed by whoever awaits the answer, which may have come before it broke.
+    with suppress(OSError):
+        for start in range(0, len(body), _PIECE_BYTES):
+            await writer.write(view[start : start + _PIECE_BYTES])
+        await writer.write_eof()
+        protocol.start_timeout()
+
+
+def _drop_unsent(connection: Connection) -> None:
+    """End the connection now: a plain close would wait until the engine has read all that was written."""
+    if connection.transport is not None:
+        connection.transport.abort()
+
+
+async def _final_head(protocol: ResponseHandler) -> tuple[RawResponseMessage, aiohttp.StreamReader]:
+    """The answer's head, after any interim ones. Raises HttpProcessingError for a switch of protocols."""
+    while True:
+        message, content = await protocol.read()
+        if message.code == 101:
+            raise HttpProcessingError(message="it switches protocols")
+        if message.code >= 200:
+            return message, content
 
 
 def _translate(error: Exception, base: str) -> HeadwayError:
-    if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
-        return EngineUnreachable(f"No connection to the engine at {base}: {_reason(error)}")
     if isinstance(error, aiohttp.SocketTimeoutError | TimeoutError):
         return EngineTimeout(f"The engine at {base} sent nothing for too long.")
-    if isinstance(error, aiohttp.ClientResponseError | aiohttp.InvalidURL | ValueError):
+    if isinstance(error, HttpProcessingError | ValueError):
         return EngineGarbage(f"The engine at {base} did not answer in HTTP: {_reason(error)}")
     return EngineLost(f"The engine at {base} closed the connection: {_reason(error)}")
 

@@ -3,12 +3,11 @@
 import asyncio
 from typing import Final
 
-import aiohttp
 from multidict import CIMultiDict
 
 from proxy.engines.facts import QUESTIONS, EngineFacts, Reply, read_facts
 from proxy.errors import HeadwayError
-from proxy.upstream import Upstream
+from proxy.upstream import EngineAnswer, Upstream
 
 _TIMEOUT_S: Final = 3.0
 # SGLang's /metrics can be some 100 kB; nothing else that is asked for comes near.
@@ -37,7 +36,7 @@ async def ask(upstream: Upstream, base: str, path: str, api_key: str | None) -> 
         return Reply()
 
 
-async def _body(upstream: Upstream, base: str, response: aiohttp.ClientResponse) -> bytes:
+async def _body(upstream: Upstream, base: str, response: EngineAnswer) -> bytes:
     body = b""
     while (chunk := await upstream.read(response, base)) and len(body) <= _MOST_BYTES:
         body += chunk

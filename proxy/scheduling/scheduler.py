@@ -1,6 +1,7 @@
 """Who runs next, and where. Every change of state is one synchronous call that says what to do now."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import Final
 
 import msgspec
@@ -14,6 +15,7 @@ from proxy.scheduling.queued import Changes, QueuedRequest, Reason, State
 from proxy.scheduling.tier import Tier
 
 NOTHING: Final = Changes()
+_RUNNING: Final = attrgetter("running")
 
 
 class Replica(msgspec.Struct, eq=False):
@@ -65,6 +67,8 @@ class Scheduler:
         self._classes = {service.name: service for service in classes}
         self._limits = limits or QueueLimits()
         self._tiers = _make_tiers(classes, dict(tenants or {}), lane_share)
+        by_number = {tier.number: tier for tier in self._tiers}
+        self._tier_by_class = {service.name: by_number[service.tier] for service in classes}
         self._deadlines = Deadlines()
         self._replicas: dict[str, Replica] = {}
         self.waiting = 0
@@ -199,8 +203,7 @@ class Scheduler:
         return service.policy.key_us(item.arrival_us, item.prediction) + service.offset_us
 
     def _tier_of(self, item: QueuedRequest) -> Tier:
-        number = self._classes[item.class_name].tier
-        return next(tier for tier in self._tiers if tier.number == number)
+        return self._tier_by_class[item.class_name]
 
     def _wait(self, item: QueuedRequest) -> None:
         self._tier_of(item).queue.add(item)
@@ -260,11 +263,14 @@ class Scheduler:
 
     def _next(self, now_us: int) -> tuple[Tier, Replica, QueuedRequest] | None:
         """The tier whose turn it is, the least busy engine that takes it, and the request."""
-        with_room = sorted(
-            (replica for replica in self._replicas.values() if replica.has_room), key=lambda r: r.running
-        )
+        with_room = [replica for replica in self._replicas.values() if replica.has_room]
+        if not with_room:
+            return None
+        with_room.sort(key=_RUNNING)
         waiting = [tier for tier in self._tiers if len(tier.queue)]
-        for tier in sorted(waiting, key=lambda tier: (not tier.claims, tier.number)) if with_room else ():
+        if len(waiting) > 1:
+            waiting.sort(key=lambda tier: (not tier.claims, tier.number))
+        for tier in waiting:
             replica = self._taker(tier, with_room, now_us)
             item = tier.queue.next() if replica is not None else None
             if replica is not None and item is not None:
