@@ -39,8 +39,9 @@ class ResponseFormat(msgspec.Struct, frozen=True):
     """`response_format` of chat and completions, or `text.format` of responses."""
 
     type: str = "text"
-    json_schema: msgspec.Raw | None = None
-    schema: msgspec.Raw | None = None
+    # Empty, not None, where absent: a union with None would make msgspec forget that they are raw.
+    json_schema: msgspec.Raw = msgspec.Raw()
+    schema: msgspec.Raw = msgspec.Raw()
 
 
 class StreamOptions(msgspec.Struct, frozen=True):
@@ -107,14 +108,23 @@ class RequestBody(msgspec.Struct, frozen=True):
     tools: list[msgspec.Raw] | None = None
     tool_choice: Any = None
     response_format: ResponseFormat | None = None
-    structured_outputs: msgspec.Raw | None = None
+    structured_outputs: Any = None
     reasoning_effort: str | None = None
     reasoning: Reasoning | None = None
     thinking: Reasoning | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
-    sampling_params: SamplingParams | None = None
+    sampling: SamplingParams | list[SamplingParams] | None = msgspec.field(
+        name="sampling_params", default=None
+    )
+
+    @property
+    def sampling_params(self) -> SamplingParams | None:
+        """SGLang's; of several, one for each prompt, the first."""
+        if isinstance(self.sampling, list):
+            return self.sampling[0] if self.sampling else None
+        return self.sampling
 
     @property
     def token_limit(self) -> int | None:
@@ -149,7 +159,7 @@ def decode_body(raw: bytes) -> RequestBody:
 
 def body_from_dict(row: dict[str, Any]) -> RequestBody:
     """The same view of a body that is already a dictionary, such as a row of a lengths file."""
-    return msgspec.convert(row, RequestBody, strict=False)
+    return decode_body(msgspec.json.encode(row))
 
 
 def prompt_characters(body: RequestBody) -> int:
