@@ -10,6 +10,7 @@ from typing import Final
 
 _COMMANDS: Final = {
     "serve": ("proxy.serve", "put the proxy in front of one or more engines"),
+    "doctor": ("proxy.doctor.command", "what an engine honours, and the flags to add"),
     "train": ("training.train", "train a ranker from lengths or logged traffic"),
     "evaluate": ("training.evaluate", "score a ranker on lengths or logged traffic"),
     "replay": ("training.replay.command", "what each order would have given recorded traffic"),
