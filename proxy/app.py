@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
@@ -41,6 +42,7 @@ from proxy.windows import Windows
 _LOG: Final = logging.getLogger("headway")
 _SHUTTING_DOWN: Final = "This proxy is shutting down."
 _SHOWN_WAITING: Final = 20
+_FIRST_LOOK_S: Final = 3.0
 
 
 class Headway:
@@ -89,7 +91,7 @@ class Headway:
                 keep_rows=settings.traffic_log_rows,
             )
         self._upstream = Upstream(settings)
-        self._make_parts(_read_key(settings.engine_api_key_file))
+        self._make_parts(settings.read_api_key())
         for url in settings.engine:
             self._add_engine(url.rstrip("/"))
         watch_proxy(
@@ -105,9 +107,11 @@ class Headway:
             admin = Admin(self.metrics, self.status, self.drain)
             self._listeners.append(Listener(admin.handle, settings, settings.admin_host, settings.admin_port))
             self.admin_port = await self._listeners[1].start()
-        await self._health.check()
         running = (self._health.run(), self._engines.run(), self._dispatcher.run())
         self._tasks += [asyncio.create_task(part) for part in running]
+        # Requests are taken already; this only lets whoever starts us find the engines looked at.
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._health.looked.wait(), _FIRST_LOOK_S)
 
     def _make_parts(self, api_key: str | None) -> None:
         settings = self.settings
@@ -285,7 +289,3 @@ def _ranking(policy: str) -> Ranking:
     if policy != "fcfs":
         ranking.load()
     return ranking
-
-
-def _read_key(path: str | None) -> str | None:
-    return Path(path).read_text(encoding="utf-8").strip() if path else None

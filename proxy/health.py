@@ -39,6 +39,8 @@ class HealthWatch:
         self._clock = clock
         self._engine_wait_us = engine_wait_s * 1e6
         self._last_seen_us = 0
+        self.looked = asyncio.Event()
+        """Set once every engine was asked for the first time."""
 
     @property
     def any_available(self) -> bool:
@@ -59,6 +61,7 @@ class HealthWatch:
             self.note(name, available)
         await asyncio.gather(*(self._read_gauges(replica) for replica in self._busy()))
         self._judge_blackout()
+        self.looked.set()
 
     def _judge_blackout(self) -> None:
         now_us = self._clock.now_us()

@@ -150,9 +150,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     engine_api_key_file: Annotated[
         str | None, Meta(description="File with the engine's key; absent: the client's key is passed on.")
     ] = None
+    engine_ca_file: Annotated[
+        str | None,
+        Meta(description="Certificates that an engine's TLS is held against; absent: the system's."),
+    ] = None
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="Log level.")] = (
         "info"
     )
+
+    def read_api_key(self) -> str | None:
+        """The engine's key, or None where there is no file of it. Raises SettingsError where it cannot be read."""
+        if self.engine_api_key_file is None:
+            return None
+        try:
+            return Path(self.engine_api_key_file).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"engine_api_key_file: {error}") from error
 
 
 def load_settings(flags: Mapping[str, Any], env: Mapping[str, str], config: Path | None = None) -> Settings:

@@ -5,6 +5,7 @@ has no use for and which costs as much as all the rest of a request's way.
 """
 
 import asyncio
+import ssl
 from contextlib import suppress
 from typing import Final
 
@@ -17,7 +18,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from proxy.errors import Draining, EngineGarbage, EngineLost, EngineTimeout, EngineUnreachable, HeadwayError
-from proxy.settings import Settings
+from proxy.settings import Settings, SettingsError
 
 # A body up to this long goes out in one write with its headers; a longer one while the answer is awaited.
 _SEND_WHOLE_BYTES: Final = 1 << 16
@@ -100,6 +101,7 @@ class Upstream:
     """Sends requests to engines over connections that it keeps, without a limit to their number."""
 
     def __init__(self, settings: Settings) -> None:
+        """Raises SettingsError where `engine_ca_file` cannot be used."""
         self._settings = settings
         self._engines: dict[str, _Engine] = {}
         self._closed = False
@@ -111,6 +113,7 @@ class Upstream:
             # Below the engine's own (vLLM: 5 s), so that a POST never meets a connection just closed.
             keepalive_timeout=settings.engine_keepalive_s,
             ttl_dns_cache=10,
+            ssl=_trusted(settings.engine_ca_file),
         )
 
     async def close(self) -> None:
@@ -204,6 +207,16 @@ class Upstream:
             max_line_size=self._settings.max_header_bytes,
             max_field_size=self._settings.max_header_bytes,
         )
+
+
+def _trusted(ca_file: str | None) -> ssl.SSLContext | bool:
+    """What an engine's certificate is held against; raises SettingsError for a file without certificates."""
+    if ca_file is None:
+        return True
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:
+        raise SettingsError(f"engine_ca_file {ca_file}: {error}") from error
 
 
 async def _send(writer: StreamWriter, protocol: ResponseHandler, body: bytes) -> None:

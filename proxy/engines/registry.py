@@ -109,11 +109,16 @@ class Engines:
                 _LOG.warning("engine %s does not tell cached tokens: start it with %s", base, flag)
 
     def _adapter(self, kind: Kind, facts: EngineFacts | None) -> EngineAdapter:
-        if kind == "vllm":
-            return VllmAdapter()
-        if kind == "sglang":
-            return SglangAdapter(facts.sglang if facts else None, self._default_tier)
-        return GenericAdapter()
+        return adapter_for(kind, facts, default_tier=self._default_tier)
+
+
+def adapter_for(kind: Kind, facts: EngineFacts | None, *, default_tier: int) -> EngineAdapter:
+    """How to speak to an engine of a kind; `facts`: what it told of itself."""
+    if kind == "vllm":
+        return VllmAdapter()
+    if kind == "sglang":
+        return SglangAdapter(facts.sglang if facts else None, default_tier)
+    return GenericAdapter()
 
 
 _CACHE_FLAG: Final = {"vllm": "--enable-prompt-tokens-details", "sglang": "--enable-cache-report"}
