@@ -9,6 +9,7 @@ from typing import Any
 
 import aiohttp
 import msgspec
+from aiohttp import web
 from wire import Message, read_messages
 
 from predictor.prediction import Prediction
@@ -75,6 +76,20 @@ async def proxy_before(
         yield headway
     finally:
         await headway.stop()
+
+
+@contextlib.asynccontextmanager
+async def serving_app(*routes: web.RouteDef) -> AsyncIterator[str]:
+    """A plain HTTP server with these routes; gives its base URL."""
+    app = web.Application()
+    app.add_routes(routes)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
 
 
 class ByMaxTokens(msgspec.Struct, frozen=True):
