@@ -10,6 +10,7 @@ from typing import Final
 
 _COMMANDS: Final = {
     "serve": ("proxy.serve", "put the proxy in front of one or more engines"),
+    "run": ("proxy.launch.command", "an engine and the proxy in front of it, by one command"),
     "doctor": ("proxy.doctor.command", "what an engine honours, and the flags to add"),
     "train": ("training.train", "train a ranker from lengths or logged traffic"),
     "evaluate": ("training.evaluate", "score a ranker on lengths or logged traffic"),

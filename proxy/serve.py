@@ -23,9 +23,14 @@ _ONLY_IN_FILE: Final = ("classes", "keys")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """One flag per setting."""
+    add_settings(parser)
+
+
+def add_settings(parser: argparse.ArgumentParser, without: tuple[str, ...] = ()) -> None:
+    """The same, less the settings that another command makes itself."""
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file with the same keys")
     for name, default, text in describe(Settings):
-        if name in _ONLY_IN_FILE:
+        if name in (*_ONLY_IN_FILE, *without):
             continue
         shown = f"{text} [{default.strip('`')}]" if default else text
         action = "append" if name == "engine" else "store"
@@ -37,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit status."""
     try:
-        settings = load_settings(_given(args), os.environ, args.config)
+        settings = load_settings(given(args), os.environ, args.config)
     except SettingsError as error:
         print(f"headway: {error}", file=sys.stderr)
         return 2
@@ -55,7 +60,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _given(args: argparse.Namespace) -> dict[str, Any]:
+def given(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings that were given as flags."""
     named = {field: getattr(args, field, None) for field in Settings.__struct_fields__}
     return {field: value for field, value in named.items() if value is not None}
 
@@ -68,14 +74,14 @@ async def _serve(settings: Settings, args: argparse.Namespace) -> None:
     headway = Headway(settings)
     await headway.start()
     loop.add_signal_handler(signal.SIGHUP, _reload, headway, args)
-    _calm_collector()
+    calm_collector()
     _LOG.info("serving on %s in front of %s", headway.url, ", ".join(settings.engine))
     await stop.wait()
     await headway.drain()
     await headway.stop()
 
 
-def _calm_collector() -> None:
+def calm_collector() -> None:
     """Leave what was made at the start out of every later collection, and collect less often.
 
     A request makes hundreds of objects that die by reference counting. The default threshold of 700 has them
@@ -89,6 +95,6 @@ def _calm_collector() -> None:
 def _reload(headway: Headway, args: argparse.Namespace) -> None:
     """SIGHUP: read the configuration again; what is wrong with it is said, and the old one stays."""
     try:
-        headway.reload(load_settings(_given(args), os.environ, args.config))
+        headway.reload(load_settings(given(args), os.environ, args.config))
     except SettingsError as error:
         _LOG.error("not reloaded: %s", error)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
+from proxy.launch.child import WATCHER
 from training.local_engines.cache import cache_root
 from training.local_engines.engines import MODEL_NAME, available_cpus, engine_command, engine_environment
 from training.local_engines.errors import EngineDiedError, EngineStartError
@@ -19,10 +20,6 @@ from training.local_engines.install import Install
 HOST = "127.0.0.1"
 USAGE_ERROR = 2
 """argparse's exit status: the same flags would fail again."""
-
-WATCHER = 'read -r _; kill -TERM "-$1" 2>/dev/null && sleep 5; kill -KILL "-$1" 2>/dev/null'
-"""Ends the group when our end of the pipe closes, however we die. (PR_SET_PDEATHSIG would fire when the
-*thread* that started the engine ends, and would spare the engine's own children.)"""
 
 
 @dataclass(frozen=True)

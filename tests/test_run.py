@@ -1,0 +1,268 @@
+"""`headway run`: the engine gets the flags it needs, the user's win, and both end in the right order."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import stat
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.launch.plan import EngineName, make_plan
+
+HEADWAY = str(Path(__file__).parent.parent / "headway.py")
+PATIENCE_S = 60.0
+# Stands in for the interpreter of an environment that has vLLM: whatever it is told to run, it emulates.
+PYTHON = """#!{python}
+import os, sys, time
+args = sys.argv[1:]
+if args[0] == "-c":
+    sys.exit(0)
+print("flags:", *args, flush=True)
+if "--dies" in args:
+    print("no such model", flush=True)
+    sys.exit(3)
+if "--sleeps" in args:
+    time.sleep(600)
+port = args[args.index("--port") + 1]
+command = ["-m", "training.emulator", "--port", port, "--profile", "demo", "--scheduling-policy", "priority"]
+os.execv(sys.executable, [sys.executable, *command])
+"""
+
+
+def flags(name: EngineName, *given: str) -> list[str]:
+    """What an engine is started with."""
+    return list(make_plan(name, "python", given, 8200).command[3:])
+
+
+def test_vllm_gets_its_order_and_its_reports() -> None:
+    """Without a word of the user: priorities, cached tokens, queue times, and a port of its own on loopback."""
+    assert " ".join(flags("vllm", "--model", "m")) == (
+        "--scheduling-policy priority --enable-prompt-tokens-details --enable-per-request-metrics "
+        "--host 127.0.0.1 --port 8200 --model m"
+    )
+
+
+def test_sglang_gets_its_order_and_its_reports() -> None:
+    """Priorities without preemption and with a default, cached tokens, metrics."""
+    assert " ".join(flags("sglang", "--model-path", "m")) == (
+        "--enable-priority-scheduling --schedule-low-priority-values-first --disable-priority-preemption "
+        "--retraction-policy priority --default-priority-value 0 --enable-cache-report --enable-metrics "
+        "--host 127.0.0.1 --port 8200 --model-path m"
+    )
+
+
+@pytest.mark.parametrize("name", ["vllm", "sglang"])
+@given(data=st.data())
+def test_the_users_flags_win(name: EngineName, data: st.DataObject) -> None:
+    """However a flag of ours is given, with = or without, with dashes or underscores, ours is left out."""
+    ours = [word for word in flags(name) if word.startswith("--")]
+    flag = data.draw(st.sampled_from(ours))
+    written = data.draw(st.sampled_from([flag, flag[:2] + flag[2:].replace("-", "_")]))
+    value = data.draw(st.sampled_from(["7", "priority"]))
+    given_flags = data.draw(st.sampled_from([(written, value), (f"{written}={value}",)]))
+    made = flags(name, *given_flags)
+    assert tuple(made[-len(given_flags) :]) == given_flags
+    assert flag not in made[: -len(given_flags)]
+
+
+def test_the_proxy_is_told_where_the_engine_is() -> None:
+    """A port or host of the user's is where it will be looked for."""
+    assert make_plan("vllm", "python", ("--port", "9000"), 1).url == "http://127.0.0.1:9000"
+    assert make_plan("vllm", "python", ("--host=::1",), 1).url == "http://[::1]:1"
+    assert make_plan("vllm", "python", ("--host", "0.0.0.0"), 1).url == "http://127.0.0.1:1"
+
+
+@pytest.mark.parametrize(
+    ("name", "given_flags", "word"),
+    [
+        ("vllm", ("--scheduling-policy", "fcfs"), "fcfs"),
+        ("vllm", ("--scheduling_policy=fcfs",), "fcfs"),
+        ("vllm", ("--no-enable-prefix-caching",), "--no-enable-prefix-caching"),
+        ("vllm", ("--host", "0.0.0.0"), "0.0.0.0"),
+        ("vllm", ("--api-key", "x"), "--engine-api-key-file"),
+        ("sglang", ("--schedule-policy", "lpm"), "lpm"),
+        ("sglang", ("--disable-radix-cache",), "--disable-radix-cache"),
+    ],
+)
+def test_a_flag_that_defeats_the_order_is_named(
+    name: EngineName, given_flags: tuple[str, ...], word: str
+) -> None:
+    """It is used, and the log says what it takes away."""
+    plan = make_plan(name, "python", given_flags, 1)
+    assert len(plan.warnings) == 1
+    assert word in plan.warnings[0]
+    assert not make_plan(name, "python", (), 1).warnings
+
+
+def test_a_policy_that_knows_no_priorities_gets_none() -> None:
+    """SGLang would refuse to start: with another policy than fcfs or lof the proxy alone orders."""
+    assert "--enable-priority-scheduling" not in flags("sglang", "--schedule-policy", "lpm")
+    assert "--enable-priority-scheduling" in flags("sglang", "--schedule-policy=lof")
+
+
+class Running:
+    """`headway run` in a process of its own."""
+
+    def __init__(self, process: asyncio.subprocess.Process, state: Path) -> None:
+        self.process = process
+        self.state = state
+        self.said = ""
+
+    async def says(self, text: str) -> str:
+        """Wait for a line of its log."""
+        assert self.process.stderr is not None
+        async with asyncio.timeout(PATIENCE_S):
+            while line := (await self.process.stderr.readline()).decode():
+                self.said += line
+                if text in line:
+                    return line
+        raise AssertionError(f"it never said '{text}':\n{self.said}")
+
+    async def url(self) -> str:
+        """Where it serves."""
+        return (await self.says("serving on ")).split("serving on ")[1].strip()
+
+    def engine_pid(self) -> int:
+        """The engine's process, as the log names it last."""
+        return int(self.said.rsplit("(pid ", 1)[1].split(")")[0])
+
+    async def ends(self) -> int:
+        """Wait for its end; returns the exit status."""
+        assert self.process.stderr is not None
+        async with asyncio.timeout(PATIENCE_S):
+            self.said += (await self.process.stderr.read()).decode()
+            return await self.process.wait()
+
+
+@contextlib.asynccontextmanager
+async def headway_run(tmp_path: Path, *options: str, engine: tuple[str, ...] = ()) -> AsyncIterator[Running]:
+    """Start it with an emulated vLLM."""
+    python = tmp_path / "python"
+    python.write_text(PYTHON.format(python=sys.executable))
+    python.chmod(python.stat().st_mode | stat.S_IXUSR)
+    command = [sys.executable, HEADWAY, "run", "vllm", "--port", "0", "--state", str(tmp_path), *options]
+    process = await asyncio.create_subprocess_exec(
+        *(*command, "--engine-python", str(python), "--", *engine), stderr=asyncio.subprocess.PIPE
+    )
+    try:
+        yield Running(process, tmp_path)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs (a zombie does not)."""
+    with contextlib.suppress(OSError):
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    return False
+
+
+async def test_an_answer_under_way_is_finished_before_the_engine_goes(tmp_path: Path) -> None:
+    """SIGTERM: nothing new, the running stream to its end, then the engine; both logs are apart."""
+    async with headway_run(tmp_path) as running, aiohttp.ClientSession() as client:
+        url = await running.url()
+        engine = running.engine_pid()
+        body = {
+            "messages": [{"role": "user", "content": "hi"}],
+            "max_tokens": 300,
+            "ignore_eos": True,
+            "stream": True,
+        }
+        async with client.post(f"{url}/v1/chat/completions", json=body) as answer:
+            await answer.content.readany()
+            running.process.send_signal(signal.SIGTERM)
+            assert (await answer.read()).endswith(b"data: [DONE]\n\n")
+        assert await running.ends() == 0
+        assert not alive(engine)
+    log = (tmp_path / "vllm.log").read_text()
+    assert "--scheduling-policy priority" in log
+    assert "flags:" not in running.said
+    assert "serving on" not in log
+
+
+async def test_an_engine_that_dies_is_started_again(tmp_path: Path) -> None:
+    """Killed, it is back under the same address, and the proxy has never left."""
+    async with headway_run(tmp_path, "--engine-wait-s", "60") as running, aiohttp.ClientSession() as client:
+        url = await running.url()
+        os.kill(running.engine_pid(), signal.SIGKILL)
+        await running.says("it is started again")
+        body = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 3}
+        async with client.post(f"{url}/v1/chat/completions", json=body) as answer:
+            assert answer.status == 200
+        running.process.send_signal(signal.SIGTERM)
+        assert await running.ends() == 0
+
+
+async def test_by_policy_the_end_of_the_engine_is_the_end(tmp_path: Path) -> None:
+    """--restart never: one clear line, status 1."""
+    async with headway_run(tmp_path, "--restart", "never") as running:
+        await running.url()
+        os.kill(running.engine_pid(), signal.SIGKILL)
+        assert await running.ends() == 1
+        assert "headway: vllm has ended with status -9" in running.said
+
+
+async def test_an_engine_that_cannot_start_says_why(tmp_path: Path) -> None:
+    """Its status and the end of its log, without searching for it."""
+    async with headway_run(tmp_path, engine=("--dies",)) as running:
+        assert await running.ends() == 1
+        assert "ended with status 3 while starting" in running.said
+        assert "no such model" in running.said
+
+
+async def test_an_engine_that_is_never_ready_is_given_up(tmp_path: Path) -> None:
+    """After --ready-timeout seconds, and nothing of it is left."""
+    async with headway_run(tmp_path, "--ready-timeout", "2", engine=("--sleeps",)) as running:
+        assert await running.ends() == 1
+        assert "was not ready after 2 s" in running.said
+        assert not alive(running.engine_pid())
+
+
+async def test_a_signal_while_the_engine_starts_ends_both(tmp_path: Path) -> None:
+    """Nobody has to wait for a model to load in order to stop."""
+    async with headway_run(tmp_path, engine=("--sleeps",)) as running:
+        await running.says("is starting")
+        running.process.send_signal(signal.SIGINT)
+        assert await running.ends() == 0
+        assert not alive(running.engine_pid())
+
+
+async def test_an_engine_does_not_outlive_a_killed_headway(tmp_path: Path) -> None:
+    """SIGKILL leaves no time for anything: the engine ends all the same."""
+    async with headway_run(tmp_path) as running:
+        await running.url()
+        engine = running.engine_pid()
+        running.process.kill()
+        async with asyncio.timeout(PATIENCE_S):
+            while alive(engine):
+                await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["tgi"], "invalid choice"),
+        (["vllm", "--nonsense"], "unrecognized arguments"),
+        (["vllm", "--engine-python", "/nowhere/python"], "No such file"),
+        (["vllm", "--engine-python", "/bin/false"], "has no vllm"),
+        (["vllm", "--port", "x", "--engine-python", "/bin/true"], "bad configuration"),
+    ],
+)
+async def test_what_cannot_be_run_is_one_clear_line(words: list[str], said: str) -> None:
+    """Exit status 2, and nothing is started."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, HEADWAY, "run", *words, stderr=asyncio.subprocess.PIPE
+    )
+    _, errors = await process.communicate()
+    assert process.returncode == 2
+    assert said in errors.decode()
+    assert "Traceback" not in errors.decode()
