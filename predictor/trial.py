@@ -1,0 +1,58 @@
+"""An artifact tried in a child process first: a damaged LightGBM model can kill whoever parses it."""
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+from predictor.artifact import load_artifact
+from predictor.errors import PredictorError, TrialError
+
+_PATIENCE_S: Final = 60.0
+_LONGEST_REASON: Final = 500
+_NICENESS: Final = 10
+_REFUSED: Final = 3
+
+
+def try_artifact(directory: Path, patience_s: float = _PATIENCE_S) -> None:
+    """Load an artifact and run its self-test in a child; takes a second, so call it off the event loop.
+
+    Raises TrialError where the child crashed, took longer than `patience_s` or refused the artifact.
+    """
+    command = [sys.executable, "-m", "predictor.trial", str(directory)]
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=patience_s, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise TrialError(directory, f"its trial took longer than {patience_s:g} s") from error
+    except OSError as error:
+        raise TrialError(directory, f"its trial could not start: {error.strerror}") from error
+    if done.returncode == 0:
+        return
+    last = (done.stderr.decode("utf-8", "replace").strip().splitlines() or ["no word"])[-1]
+    if done.returncode == _REFUSED:
+        raise TrialError(directory, last[:_LONGEST_REASON])
+    ended = f"signal {-done.returncode}" if done.returncode < 0 else f"status {done.returncode}"
+    raise TrialError(directory, f"it killed its trial ({ended}): {last[:_LONGEST_REASON]}")
+
+
+def main() -> int:
+    """The child: 0 where the artifact named on the command line loads and passes its self-test."""
+    parser = argparse.ArgumentParser(prog="python -m predictor.trial", description=__doc__)
+    parser.add_argument("directory", type=Path)
+    directory = parser.parse_args().directory
+    os.nice(_NICENESS)
+    try:
+        load_artifact(directory)
+    except PredictorError as error:
+        reason = getattr(error, "reason", str(error))
+        sys.stderr.write(f"{reason}\n")
+        return _REFUSED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
