@@ -30,12 +30,18 @@ class SourceRow(NamedTuple):
     row: Row
 
 
+class LoggedRequest(NamedTuple):
+    """One request of a traffic log and where it stands; `names` of its features, empty where it has none."""
+
+    location: str
+    record: TrafficRecord
+    names: tuple[str, ...]
+
+
 def read_source(source: str) -> Iterator[SourceRow]:
     """Rows of a SRC: `sqlite:///f.db`, `redis://…`, `*.jsonl`, `*.jsonl.gz` or `*.parquet`. Raises DataError."""
-    if source.startswith("sqlite:///"):
-        return _read_sqlite(Path(source.removeprefix("sqlite:///")))
-    if source.startswith(("redis://", "rediss://")):
-        raise DataError(f"{source}: reading a traffic log from Redis is not built yet; use sqlite:///")
+    if is_traffic(source):
+        return _completed(read_traffic(source))
     path = Path(source)
     if not path.is_file():
         raise DataError(f"{source}: no such file")
@@ -105,20 +111,39 @@ def _present(row: Row) -> Row:
     return kept
 
 
-def _read_sqlite(path: Path) -> Iterator[SourceRow]:
-    """Answers that ended by themselves or at their limit; others say nothing of how long they would have been."""
+def is_traffic(source: str) -> bool:
+    """Whether a SRC is a traffic log, which holds numbers of requests and not their text."""
+    return source.startswith(("sqlite:///", "redis://", "rediss://"))
+
+
+def read_traffic(source: str) -> Iterator[LoggedRequest]:
+    """Every request of a traffic log, oldest first, however it ended. Raises DataError."""
+    if source.startswith("sqlite:///"):
+        return _read_sqlite(Path(source.removeprefix("sqlite:///")))
+    raise DataError(f"{source}: reading a traffic log from Redis is not built yet; use sqlite:///")
+
+
+def _read_sqlite(path: Path) -> Iterator[LoggedRequest]:
     if not path.is_file():
         raise DataError(f"sqlite:///{path}: no such file")
     try:
         schemas = read_schemas(path)
         for number, record in enumerate(read_records(path), start=1):
-            if record.outcome is Outcome.COMPLETED and record.schema in schemas:
-                yield SourceRow(f"sqlite:///{path}:row {number}", _logged(record, schemas[record.schema]))
+            names = schemas.get(record.schema or "", ())
+            yield LoggedRequest(f"sqlite:///{path}:row {number}", record, names)
     except (sqlite3.Error, msgspec.DecodeError, ValueError) as error:
         raise DataError(f"sqlite:///{path}: not a readable traffic log: {error}") from error
 
 
-def _logged(record: TrafficRecord, names: tuple[str, ...]) -> Row:
-    row = msgspec.structs.asdict(record)
-    truncated = record.finish_reason in _CUT
-    return {**row, "id": record.request_id, "feature_names": names, "truncated": truncated}
+def _completed(requests: Iterator[LoggedRequest]) -> Iterator[SourceRow]:
+    """Answers that ended by themselves or at their limit; others say nothing of how long they would have been."""
+    for request in requests:
+        if request.record.outcome is Outcome.COMPLETED and request.names:
+            yield SourceRow(request.location, logged_row(request))
+
+
+def logged_row(request: LoggedRequest) -> Row:
+    """A logged request as a row of a source."""
+    row = msgspec.structs.asdict(request.record)
+    truncated = request.record.finish_reason in _CUT
+    return {**row, "id": request.record.request_id, "feature_names": request.names, "truncated": truncated}

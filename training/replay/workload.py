@@ -3,9 +3,8 @@
 import csv
 import gzip
 import math
-import sqlite3
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -13,11 +12,9 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from predictor.records import TrafficRecord
 from predictor.request import RequestBody, body_from_dict
-from predictor.traffic_store import read_records, read_schemas
 from training.profiles import EngineProfile
-from training.sources import DataError, Row, read_source
+from training.sources import DataError, LoggedRequest, Row, is_traffic, read_source, read_traffic
 
 IntArray = npt.NDArray[np.int64]
 DoubleArray = npt.NDArray[np.float64]
@@ -94,8 +91,8 @@ def read_workload(source: str) -> Workload:
 def _items(source: str) -> Iterable[Item | None]:
     if source.endswith((".csv", ".csv.gz")):
         return _read_trace(Path(source))
-    if source.startswith("sqlite:///"):
-        return _read_log(Path(source.removeprefix("sqlite:///")))
+    if is_traffic(source):
+        return (_logged(request) for request in read_traffic(source))
     return (_item(row, location) for location, row in read_source(source))
 
 
@@ -168,19 +165,9 @@ def _traced(row: dict[str, str], location: str) -> Item | None:
     return Item(sizes[0], sizes[1], at_s) if sizes[0] and sizes[1] else None
 
 
-def _read_log(path: Path) -> Iterator[Item | None]:
-    if not path.is_file():
-        raise DataError(f"sqlite:///{path}: no such file")
-    try:
-        names = read_schemas(path)
-        for record in read_records(path):
-            yield _logged(record, names.get(record.schema or "", ()))
-    except (sqlite3.Error, msgspec.DecodeError, ValueError) as error:
-        raise DataError(f"sqlite:///{path}: not a readable traffic log: {error}") from error
-
-
-def _logged(record: TrafficRecord, names: Sequence[str]) -> Item | None:
+def _logged(request: LoggedRequest) -> Item | None:
     """A request of the log, completed or not, if the engine said what it computed."""
+    record = request.record
     if not record.output_tokens:
         return None
     values = np.frombuffer(record.features or b"", dtype="<f4")
@@ -190,5 +177,7 @@ def _logged(record: TrafficRecord, names: Sequence[str]) -> Item | None:
         at_s=record.arrival_us / 1e6,
         quantile=record.quantile,
         tokens=record.predicted_tokens,
-        features=dict(zip(names, values.tolist(), strict=True)) if len(values) else None,
+        features=dict(zip(request.names, values.tolist(), strict=True))
+        if len(values) == len(request.names)
+        else None,
     )
