@@ -171,13 +171,12 @@ def _logged(request: LoggedRequest) -> Item | None:
     if not record.output_tokens:
         return None
     values = np.frombuffer(record.features or b"", dtype="<f4")
+    known = 0 < len(values) == len(request.names)
     return Item(
         prompt_tokens=max(1, record.prompt_tokens or 1),
         output_tokens=record.output_tokens,
         at_s=record.arrival_us / 1e6,
         quantile=record.quantile,
         tokens=record.predicted_tokens,
-        features=dict(zip(request.names, values.tolist(), strict=True))
-        if len(values) == len(request.names)
-        else None,
+        features=dict(zip(request.names, values.tolist(), strict=True)) if known else None,
     )
