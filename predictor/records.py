@@ -5,7 +5,10 @@ from typing import Final
 
 import msgspec
 
-RECORD_VERSION: Final = 1
+from predictor.request import RequestBody
+
+# 2: `grams` and `body`, the text modes.
+RECORD_VERSION: Final = 2
 
 
 class Outcome(StrEnum):
@@ -23,18 +26,22 @@ class Outcome(StrEnum):
 
 
 class TrafficRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What was known and predicted of a request, and what came of it. No prompt text.
+    """What was known and predicted of a request, and what came of it. No prompt text unless it was asked for.
 
     Times: `arrival_us` in microseconds since the Unix epoch, the rest in seconds from arrival. The field
     `output_tokens` counts all completion tokens, reasoning included; None where the engine did not say. The
     `features` are little-endian float32 values named by the feature schema whose id is `schema`.
+
+    Of answers that completed there are, in text mode `hashed`, the packed n-gram counts
+    (`predictor.features.grams`), and in text mode `full` what Headway reads of the body, prompt included, less
+    very long ones.
     """
 
     request_id: str
     arrival_us: int
     api: str
     outcome: Outcome
-    version: int = RECORD_VERSION
+    version: int = 1  # what an absent one means: defaults are not written
     status: int = 0
     model: str | None = None
     class_name: str = "standard"
@@ -57,3 +64,5 @@ class TrafficRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     e2e_s: float | None = None
     schema: str | None = None
     features: bytes | None = None
+    grams: bytes | None = None
+    body: RequestBody | None = None

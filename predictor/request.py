@@ -19,14 +19,14 @@ class Api(StrEnum):
     GENERATE = "/generate"
 
 
-class Part(msgspec.Struct, frozen=True):
+class Part(msgspec.Struct, frozen=True, omit_defaults=True):
     """One part of a multi-part message: text, an image, audio, a tool result, …"""
 
     type: str = "text"
     text: str | None = None
 
 
-class Message(msgspec.Struct, frozen=True):
+class Message(msgspec.Struct, frozen=True, omit_defaults=True):
     """One turn of a conversation, or one input item of the responses API."""
 
     role: str = ""
@@ -35,7 +35,7 @@ class Message(msgspec.Struct, frozen=True):
     tool_calls: list[msgspec.Raw] | None = None
 
 
-class ResponseFormat(msgspec.Struct, frozen=True):
+class ResponseFormat(msgspec.Struct, frozen=True, omit_defaults=True):
     """`response_format` of chat and completions, or `text.format` of responses."""
 
     type: str = "text"
@@ -70,7 +70,7 @@ class SamplingParams(msgspec.Struct, frozen=True):
     regex: str | None = None
 
 
-class RequestBody(msgspec.Struct, frozen=True):
+class RequestBody(msgspec.Struct, frozen=True, omit_defaults=True):
     """The fields of a request body that Headway reads, over all dialects. Absent ones are None.
 
     `prompt` may hold text, texts, token ids, or lists of token ids. `input` is the responses API's, `text`

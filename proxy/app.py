@@ -134,6 +134,7 @@ class Headway:
             engines=self._engines,
             record=self._record,
             mode=settings.mode,
+            text_mode=settings.text_mode,
             fairness=Fairness({key.tenant: key.weight for key in settings.keys}),
         )
         self._serving = Serving(

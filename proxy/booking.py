@@ -33,6 +33,7 @@ class Bookkeeper:
         engines: Engines,
         record: Callable[[TrafficRecord, Schema | None], None],
         mode: str,
+        text_mode: str,
         fairness: Fairness,
     ) -> None:
         self._clock = clock
@@ -40,6 +41,7 @@ class Bookkeeper:
         self._estimator = estimator
         self._record = record
         self._mode = mode
+        self._text_mode = text_mode
         self.fairness = fairness
         self._engines = engines
         self.watches: defaultdict[str, OrderWatch] = defaultdict(OrderWatch)
@@ -56,7 +58,12 @@ class Bookkeeper:
             self.fairness.served(exchange.identity.tenant, tokens, self._clock.now_us())
         features = exchange.estimate.features if exchange.estimate else None
         self._record(
-            exchange.record(policy=policy, mode=self._mode, artifact=self._estimator.artifact_id),
+            exchange.record(
+                policy=policy,
+                mode=self._mode,
+                artifact=self._estimator.artifact_id,
+                text_mode=self._text_mode,
+            ),
             features.schema if features else None,
         )
 

@@ -1,12 +1,17 @@
 """One request's life in the proxy, from its first byte to its one end: what was known, and when."""
 
+from typing import Final
+
 import msgspec
 
-from predictor.records import Outcome, TrafficRecord
-from predictor.request import Api, RequestBody
+from predictor.features.grams import pack_grams
+from predictor.records import RECORD_VERSION, Outcome, TrafficRecord
+from predictor.request import Api, RequestBody, prompt_characters
 from proxy.answers import Usage
 from proxy.identity import Identity
 from proxy.ranking import Estimate
+
+_LONGEST_LOGGED_CHARACTERS: Final = 1 << 18
 
 
 class Exchange(msgspec.Struct, eq=False):
@@ -59,13 +64,14 @@ class Exchange(msgspec.Struct, eq=False):
     def _since_arrival(self, then_us: int | None) -> float | None:
         return None if then_us is None else (then_us - self.arrival_us) / 1e6
 
-    def record(self, *, policy: str, mode: str, artifact: str) -> TrafficRecord:
-        """The row of the traffic log."""
+    def record(self, *, policy: str, mode: str, artifact: str, text_mode: str = "none") -> TrafficRecord:
+        """The row of the traffic log; `text_mode` says what of the prompt goes into it."""
         body = self.body or RequestBody()
         usage = self.usage or Usage()
         features = self.estimate.features if self.estimate else None
         return TrafficRecord(
             request_id=self.request_id,
+            version=RECORD_VERSION,
             arrival_us=self.arrival_us,
             api=self.api.value,
             outcome=self.outcome or Outcome.INTERNAL_ERROR,
@@ -91,4 +97,18 @@ class Exchange(msgspec.Struct, eq=False):
             queue_s=self.queue_s(),
             ttft_s=self.ttft_s(),
             e2e_s=self.e2e_s(),
+            grams=self._grams() if text_mode == "hashed" else None,
+            body=self._text() if text_mode == "full" else None,
         )
+
+    def _grams(self) -> bytes | None:
+        features = self.estimate.features if self.estimate else None
+        if features is None or features.grams is None or self.outcome is not Outcome.COMPLETED:
+            return None
+        return pack_grams(features.grams)
+
+    def _text(self) -> RequestBody | None:
+        """The body of an answer that can be learned from; a very long one would fill the disk."""
+        if self.body is None or self.outcome is not Outcome.COMPLETED:
+            return None
+        return self.body if prompt_characters(self.body) <= _LONGEST_LOGGED_CHARACTERS else None

@@ -79,8 +79,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     state: Annotated[str, Meta(description="Directory of the traffic log and artifacts.")] = msgspec.field(
         default_factory=default_state_dir
     )
-    traffic_log: Annotated[bool, Meta(description="Write the traffic log (numbers only, no text).")] = True
-
+    traffic_log: Annotated[bool, Meta(description="Write the traffic log.")] = True
+    text_mode: Annotated[
+        Literal["none", "hashed", "full"],
+        Meta(
+            description="What the traffic log keeps of prompts: `none`: numbers only, which cannot be turned "
+            "back into text; `hashed`: counts of hashed words and word pairs too, which lets a retrained ranker "
+            "learn your words, but whoever gets the file can test guesses (is this word, this sentence in it?); "
+            "`full`: the whole prompts, readable by whoever can read the file."
+        ),
+    ] = "none"
     traffic_log_days: Annotated[float, Meta(gt=0, description="Days a row of the log is kept.")] = 30.0
     traffic_log_rows: Annotated[int, Meta(ge=1, description="Rows the log keeps; the oldest go.")] = 2_000_000
 

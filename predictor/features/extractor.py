@@ -5,6 +5,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from predictor.features.controls import CONTROL_NAMES, control_features
+from predictor.features.grams import Grams
 from predictor.features.lexical import LEXICAL_NAMES, lexical_features
 from predictor.features.ngrams import IndexArray, count_bins, encode, focus_grams, side_grams, tokenize
 from predictor.features.schema import Features, FloatArray, Schema
@@ -54,7 +55,8 @@ class FeatureExtractor:
         raw = raw_features(body, view, self.head.bits, api)
         raw.fixed[_HISTORY_AT:_SELF_AT] = history
         outputs = self.head.transform(raw.bins, raw.counts, raw.fixed)
-        return Features(schema=self.schema, values=np.concatenate((raw.fixed, outputs)))
+        grams = Grams(self.head.bits, raw.bins, raw.counts)
+        return Features(self.schema, np.concatenate((raw.fixed, outputs)), grams)
 
 
 def raw_features(body: RequestBody, view: PromptView, bits: int, api: Api | None = None) -> RawFeatures:

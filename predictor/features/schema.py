@@ -9,6 +9,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from predictor.features.grams import Grams
+
 FloatArray = npt.NDArray[np.float32]
 
 # Raised whenever a feature keeps its name and changes its meaning; it is part of every schema's hash.
@@ -29,10 +31,14 @@ class Schema(msgspec.Struct, frozen=True):
 
 
 class Features(msgspec.Struct, frozen=True):
-    """One request's numbers: float32, one per name in `schema`, NaN where a feature is absent."""
+    """One request's numbers: float32, one per name in `schema`, NaN where a feature is absent.
+
+    `grams` are what the text head's outputs among them were made from.
+    """
 
     schema: Schema
     values: FloatArray
+    grams: Grams | None = None
 
     def to_bytes(self) -> bytes:
         """The vector as little-endian float32, as the traffic log stores it beside `schema.id`."""
@@ -48,7 +54,7 @@ class Features(msgspec.Struct, frozen=True):
         values = self.values.copy()
         for name, value in updates.items():
             values[column_of(self.schema, name)] = value
-        return Features(schema=self.schema, values=values)
+        return Features(schema=self.schema, values=values, grams=self.grams)
 
 
 def column_of(schema: Schema, name: str) -> int:
