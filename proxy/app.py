@@ -186,6 +186,10 @@ class Headway:
         self.settings = msgspec.structs.replace(self.settings, default_class=settings.default_class)
         _LOG.info("reloaded: %s", ", ".join(f"{name} {one.name}" for name, one in policies.items()))
 
+    async def look(self) -> None:
+        """Look at the engines now, and not only at the next turn: one has just come up."""
+        await self._health.check()
+
     async def drain(self) -> bool:
         """Take nothing new and let what waits and runs end; False where `drain_s` seconds were too few."""
         self._serving.draining = True

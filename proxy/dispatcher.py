@@ -42,6 +42,7 @@ class Dispatcher:
         while True:
             await asyncio.sleep(_TICK_S)
             now_us = self._pass_time()
+            self.apply(self._windows.tick(now_us))
             if self._scheduler.waiting:
                 self.apply(self._scheduler.expire(now_us, self._speed.tokens_per_s))
                 self.apply(self._scheduler.tick(now_us))
@@ -91,6 +92,11 @@ class Dispatcher:
         queue_us = None if engine_queue_ms is None else round(engine_queue_ms * 1000)
         self.apply(self._scheduler.finish(item, now_us, actual_tokens))
         self.apply(self._windows.ended(item, now_us, queue_us, answered=actual_tokens is not None))
+
+    def refused(self, item: QueuedRequest) -> None:
+        """The engine's own queue is full: it gets fewer. Its place is free with that, not before."""
+        self.apply(self._windows.refused(item, self._clock.now_us()))
+        self.release(item)
 
     def polled(self, engine: str, running: int, waiting: int, kv_usage: float) -> None:
         """An engine's own gauges were read."""

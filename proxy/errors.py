@@ -225,6 +225,17 @@ class EngineRefused(HeadwayError):
     advice = "The message is the engine's own; its queue may be full."
 
 
+class EngineFull(HeadwayError):
+    """The engine's own queue is full, again and again, though the proxy sends it less and less."""
+
+    status = 503
+    code = "engine_full"
+    type = "overloaded_error"
+    outcome = Outcome.REFUSED_FULL
+    advice = "Raise the engine's queue limit, add an engine, or ask for fewer answers at once (n)."
+    retryable = False
+
+
 class EngineTimeout(HeadwayError):
     """The engine sent nothing for `engine_timeout_s` before its answer began."""
 

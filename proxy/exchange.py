@@ -43,6 +43,11 @@ class Exchange(msgspec.Struct, eq=False):
         if self.outcome is None:
             self.outcome = outcome
 
+    def begin_again(self) -> None:
+        """The engine took nothing of it; it is to be sent once more."""
+        self.first_byte_us = self.done_us = None
+        self.status = 0
+
     def actual_tokens(self) -> float | None:
         """Prompt and output tokens that the engine computed; None where it did not say."""
         if self.usage is None or self.usage.completion_tokens is None:

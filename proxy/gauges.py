@@ -43,7 +43,7 @@ def watch_engine(metrics: Metrics, replica: Replica, order: OrderWatch) -> None:
     gauge(
         "headway_window",
         "Most requests at the engine; infinite: no limit.",
-        lambda: replica.window or math.inf,
+        lambda: math.inf if replica.window is None else replica.window,
     )
     gauge(
         "headway_priority_honoured",

@@ -10,7 +10,7 @@ from predictor.records import Outcome
 from proxy.answers import FAILED
 from proxy.clock import Clock
 from proxy.dialects import decode_answer
-from proxy.errors import EngineGarbage, EngineRefused, HeadwayError
+from proxy.errors import EngineFull, EngineGarbage, EngineRefused, HeadwayError
 from proxy.exchange import Exchange
 from proxy.headers import to_client
 from proxy.replies import error_event
@@ -35,14 +35,19 @@ class Relay:
         *,
         engine_began: Callable[[], None],
         engine_done: Callable[[], None],
+        is_full: Callable[[int, bytes], bool],
     ) -> None:
-        """`engine_began` is called at the engine's first byte, `engine_done` as soon as it has sent its last."""
+        """`engine_began` is called at the engine's first byte, `engine_done` as soon as it has sent its last.
+
+        `is_full`: whether a refusal means that the engine's own queue is full.
+        """
         self._upstream = upstream
         self._clock = clock
         self._request = request
         self._exchange = exchange
         self._engine_began = engine_began
         self._engine_done = engine_done
+        self._is_full = is_full
 
     async def answer(
         self, engine: EngineAnswer, ours: dict[str, str], *, drop_usage: bool
@@ -61,8 +66,9 @@ class Relay:
     async def _unary(self, engine: EngineAnswer, headers: CIMultiDict[str]) -> web.StreamResponse:
         whole = b""
         while chunk := await self._read(engine):
-            self._note_first_byte()
             whole += chunk
+            if engine.status == 200:
+                self._note_first_byte()
             if len(whole) > _WHOLE_BYTES:
                 return await self._long(engine, headers, whole)
         self._check(engine, whole)
@@ -72,6 +78,7 @@ class Relay:
     def _check(self, engine: EngineAnswer, whole: bytes) -> None:
         """Read what the answer says of itself; raise EngineGarbage where a good status carries no JSON."""
         if engine.status != 200:
+            self._check_full(engine.status, whole)
             self._exchange.end(Outcome.ENGINE_ERROR)
             return
         if engine.content_type != _JSON:
@@ -84,6 +91,13 @@ class Relay:
         self._exchange.engine_queue_ms = answer.engine_queue_ms
         self._exchange.finish_reason = answer.finish_reason
         self._exchange.end(Outcome.ENGINE_ERROR if answer.finish_reason in FAILED else Outcome.COMPLETED)
+
+    def _check_full(self, status: int, said: bytes) -> None:
+        """Raise EngineFull where the engine refused for its queue's length."""
+        if self._is_full(status, said):
+            # The refusal was its last word: there is nothing to abort.
+            self._exchange.done_us = self._clock.now_us()
+            raise EngineFull("The engine's own queue is full.")
 
     async def _long(self, engine: EngineAnswer, headers: CIMultiDict[str], head: bytes) -> web.StreamResponse:
         """A long unary answer goes on as it comes; its usage stays unknown."""
@@ -137,6 +151,7 @@ class Relay:
             raise EngineGarbage("The engine ended its stream before the first event.")
         if refused := leading_error(head, self._exchange.api):
             message, status = refused
+            self._check_full(status or EngineRefused.status, message.encode())
             raise EngineRefused(message, status=status)
         return kept
 

@@ -15,7 +15,7 @@ from proxy.booking import Bookkeeper
 from proxy.clock import Clock
 from proxy.dispatcher import Dispatcher
 from proxy.engines.registry import Engines
-from proxy.errors import Draining, EngineUnreachable, HeadwayError, InternalError, UnknownResponse
+from proxy.errors import Draining, EngineFull, EngineUnreachable, HeadwayError, InternalError, UnknownResponse
 from proxy.exchange import Exchange
 from proxy.headers import steering_fields
 from proxy.health import HealthWatch
@@ -33,6 +33,8 @@ from proxy.upstream import Upstream
 _LOG: Final = logging.getLogger("headway.serving")
 # Connections that may fail before a request is refused; each goes to an engine believed to be there.
 _ATTEMPTS: Final = 3
+# Refusals for a full queue; each leaves the engine fewer requests, so that only others' keep it full so long.
+_MOST_REFUSALS: Final = 16
 # English text under the tokenizers in use; only sizes that nobody reports are guessed by it.
 _CHARACTERS_PER_TOKEN: Final = 4
 
@@ -61,6 +63,7 @@ class Serving:
         self._estimator = estimator
         self._dispatcher = dispatcher
         self._health = health
+        self._engines = engines
         self._upstream = upstream
         self._books = books
         self._owners = owners
@@ -101,7 +104,8 @@ class Serving:
         may = exchange.identity.may_set_priority
         raw = without_steering(raw, steering_fields(exchange.api, may_set_priority=may))
         exchange.estimate = self._estimate(exchange, exchange.identity, body)
-        for attempt in range(_ATTEMPTS):
+        failures = refusals = 0
+        while True:
             queued = self._queued(exchange, exchange.identity, exchange.estimate, len(raw))
             await self._dispatcher.admit(queued)
             try:
@@ -109,11 +113,20 @@ class Serving:
             except EngineUnreachable:
                 # Nothing was sent, so it is safe to take another engine, or this one when it is back.
                 self._health.note(queued.replica or "", available=False)
-                if attempt == _ATTEMPTS - 1:
+                failures += 1
+                if failures == _ATTEMPTS:
                     raise
+            except EngineFull:
+                # Several answers may be more than its queue ever takes: no reason to send others later.
+                if queued.answers > 1:
+                    raise
+                self._dispatcher.refused(queued)
+                refusals += 1
+                if refusals == _MOST_REFUSALS:
+                    raise
+                exchange.begin_again()
             finally:
                 self._dispatcher.release(queued)
-        raise AssertionError("the last attempt returns or raises")
 
     def _check_owner(self, body: RequestBody, identity: Identity) -> None:
         """Nobody goes on from a response that another key created."""
@@ -180,6 +193,7 @@ class Serving:
             exchange,
             engine_began=lambda: self._dispatcher.began(queued),
             engine_done=engine_done,
+            is_full=self._engines.adapter(queued.replica or "").is_full,
         )
 
     def _policy_name(self, exchange: Exchange) -> str:

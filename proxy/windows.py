@@ -1,18 +1,23 @@
 """The adaptive windows at work: one controller per engine, told what happens, its word given to the scheduler."""
 
+from collections.abc import Iterable
+
 from proxy.scheduling.level import Limits
 from proxy.scheduling.queued import Changes, QueuedRequest
 from proxy.scheduling.scheduler import NOTHING, Scheduler
-from proxy.scheduling.window import WindowController
+from proxy.scheduling.window import UNLIMITED, WindowController
 
 
 class Windows:
-    """Every engine's window; those that order by themselves have none, and get everything at once."""
+    """Every engine's window; that of engines which order by themselves has no limit but their own."""
 
     def __init__(self, scheduler: Scheduler, *, fixed: int | None) -> None:
         self._scheduler = scheduler
         self._fixed = fixed
         self._controllers: dict[str, WindowController] = {}
+        self._unlimited: set[str] = set()
+        # Engines that refused us though nothing of ours was there: they get nothing until the next tick.
+        self._paused: set[str] = set()
 
     def add(self, engine: str, now_us: int) -> Changes:
         """A new engine; it may be sent to from now on."""
@@ -21,64 +26,76 @@ class Windows:
 
     def limit(self, engine: str, *, unlimited: bool, now_us: int) -> Changes:
         """The engine turned out to order by itself, or not to."""
-        if unlimited:
-            self._controllers.pop(engine, None)
-            return self._scheduler.set_window(engine, None, now_us)
-        if engine in self._controllers:
+        if unlimited == (engine in self._unlimited):
             return NOTHING
-        controller = self._controllers[engine] = WindowController(Limits(), fixed=self._fixed)
-        return self._scheduler.set_window(engine, controller.window, now_us)
+        (self._unlimited.add if unlimited else self._unlimited.discard)(engine)
+        fixed = UNLIMITED if unlimited else self._fixed
+        self._controllers[engine] = WindowController(Limits(), fixed=fixed)
+        return self._follow(engine, now_us)
 
     def reason(self, engine: str) -> str:
         """Why an engine's window is what it is."""
-        controller = self._controllers.get(engine)
-        return "no limit" if controller is None else controller.reason
+        if engine in self._paused:
+            return "refused while nothing of ours was there"
+        return self._controllers[engine].reason
 
     def sent(self, item: QueuedRequest, now_us: int) -> Changes:
         """A request goes to its engine."""
-        controller = self._of(item)
-        if controller is None:
+        if item.replica is None:
             return NOTHING
-        controller.sent(item.seq, now_us, streamed=item.streamed)
-        return self._follow(item.replica, controller, now_us)
+        self._controllers[item.replica].sent(item.seq, now_us, streamed=item.streamed)
+        return self._follow(item.replica, now_us)
 
     def began(self, item: QueuedRequest, now_us: int) -> Changes:
         """The first byte of its answer came."""
-        controller = self._of(item)
-        if controller is None:
+        if item.replica is None:
             return NOTHING
-        controller.first_byte(item.seq, now_us)
-        return self._follow(item.replica, controller, now_us)
+        self._controllers[item.replica].first_byte(item.seq, now_us)
+        return self._follow(item.replica, now_us)
 
     def ended(self, item: QueuedRequest, now_us: int, queue_us: int | None, *, answered: bool) -> Changes:
         """It has left the engine, with its whole answer or without."""
-        controller = self._of(item)
-        if controller is None:
+        if item.replica is None:
             return NOTHING
-        controller.ended(item.seq, now_us, queue_us, answered=answered)
-        return self._follow(item.replica, controller, now_us)
+        self._controllers[item.replica].ended(item.seq, now_us, queue_us, answered=answered)
+        return self._follow(item.replica, now_us)
+
+    def refused(self, item: QueuedRequest, now_us: int) -> Changes:
+        """The engine's own queue is full: it gets fewer, and none for a moment where it has none of ours."""
+        if item.replica is None:
+            return NOTHING
+        controller = self._controllers[item.replica]
+        controller.refused(item.seq, now_us)
+        if not controller.at_engine:
+            self._paused.add(item.replica)
+        return self._follow(item.replica, now_us)
+
+    def tick(self, now_us: int) -> Changes:
+        """Time has passed: whoever was paused is tried again."""
+        paused, self._paused = self._paused, set()
+        return _together(self._follow(engine, now_us) for engine in paused)
 
     def polled(self, engine: str, running: int, waiting: int, kv_usage: float, now_us: int) -> Changes:
         """The engine's own gauges, seconds old."""
-        controller = self._controllers.get(engine)
-        if controller is None:
-            return NOTHING
-        controller.gauges(running, waiting, kv_usage, now_us)
-        return self._follow(engine, controller, now_us)
+        self._controllers[engine].gauges(running, waiting, kv_usage, now_us)
+        return self._follow(engine, now_us)
 
     def restarted(self, engine: str, now_us: int) -> Changes:
         """The engine came back: it may be another one now."""
-        controller = self._controllers.get(engine)
-        if controller is None:
-            return NOTHING
-        controller.reset()
-        return self._follow(engine, controller, now_us)
+        self._controllers[engine].reset()
+        return self._follow(engine, now_us)
 
-    def _of(self, item: QueuedRequest) -> WindowController | None:
-        return None if item.replica is None else self._controllers.get(item.replica)
-
-    def _follow(self, engine: str | None, controller: WindowController, now_us: int) -> Changes:
-        replica = self._scheduler.replica(engine or "")
-        if replica.window == controller.window:
+    def _follow(self, engine: str, now_us: int) -> Changes:
+        window: int | None = 0 if engine in self._paused else self._controllers[engine].window
+        window = None if window == UNLIMITED else window
+        replica = self._scheduler.replica(engine)
+        if replica.window == window:
             return NOTHING
-        return self._scheduler.set_window(replica.name, controller.window, now_us)
+        return self._scheduler.set_window(engine, window, now_us)
+
+
+def _together(parts: Iterable[Changes]) -> Changes:
+    changes = list(parts)
+    return Changes(
+        [item for one in changes for item in one.started], [item for one in changes for item in one.refused]
+    )

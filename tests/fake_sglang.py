@@ -42,12 +42,12 @@ USAGE = {
 class FakeSglang:
     """Started and stopped as a context manager; `received` holds the bodies that came, `aborted` the rids.
 
-    `full`: refuse as a full queue does. `hangs`: answer nothing until the request is aborted.
+    `full`: how many more requests it refuses as a full queue does. `hangs`: answer nothing until the request is aborted.
     """
 
     def __init__(self, **settings: Any) -> None:
         self.settings = SETTINGS | settings
-        self.full = False
+        self.full = 0
         self.hangs = False
         self.received: list[tuple[str, dict[str, Any], dict[str, str]]] = []
         self.aborted: list[str] = []
@@ -105,6 +105,7 @@ class FakeSglang:
         if self.hangs:
             await asyncio.Event().wait()
         if self.full:
+            self.full -= 1
             return await self._refuse(request, streams=body.get("stream", False))
         if not body.get("stream"):
             return web.json_response(unary(request.path))

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import stat
 import sys
 from collections.abc import AsyncIterator
@@ -245,6 +246,35 @@ async def test_an_engine_does_not_outlive_a_killed_headway(tmp_path: Path) -> No
         async with asyncio.timeout(PATIENCE_S):
             while alive(engine):
                 await asyncio.sleep(0.05)
+
+
+async def test_a_port_that_is_taken_is_known_before_the_engine_starts(tmp_path: Path) -> None:
+    """A model takes minutes to load: whoever chose a wrong port learns it at once."""
+    server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
+    async with server, headway_run(tmp_path, "--port", str(server.sockets[0].getsockname()[1])) as running:
+        assert await running.ends() == 1
+        assert "address already in use" in running.said
+        assert "is starting" not in running.said
+
+
+async def test_while_the_engine_starts_the_proxy_says_so(tmp_path: Path) -> None:
+    """Alive but not ready, and a request is refused with a clear reason."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    body = {"messages": [{"role": "user", "content": "hi"}]}
+    async with (
+        headway_run(tmp_path, "--port", str(port), engine=("--sleeps",)) as running,
+        aiohttp.ClientSession() as client,
+    ):
+        await running.says("is starting")
+        async with client.get(f"{url}/healthz") as answer:
+            assert answer.status == 200
+        async with client.get(f"{url}/readyz") as answer:
+            assert answer.status == 503
+        async with client.post(f"{url}/v1/chat/completions", json=body) as answer:
+            assert (await answer.json())["error"]["code"] == "engine_unreachable"
 
 
 @pytest.mark.parametrize(

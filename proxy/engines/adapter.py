@@ -71,6 +71,10 @@ class EngineAdapter(Protocol):
         """The gauges in the text of the engine's /metrics; None where they are not there."""
         ...
 
+    def is_full(self, status: int, said: bytes) -> bool:
+        """Whether this refusal means that the engine's own queue is full, and that it has not begun to work."""
+        ...
+
     def outgoing(
         self, api: Api, raw: bytes, body: RequestBody, turn: Turn | None, request_id: str
     ) -> Outgoing:

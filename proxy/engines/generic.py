@@ -29,6 +29,9 @@ class GenericAdapter(msgspec.Struct, frozen=True):
     def load(self, metrics: bytes) -> Load | None:  # noqa: ARG002 - nobody knows its names
         return None
 
+    def is_full(self, status: int, said: bytes) -> bool:  # noqa: ARG002 - a limit may as well be the client's
+        return False
+
     def outgoing(
         self,
         api: Api,

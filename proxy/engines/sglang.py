@@ -24,6 +24,10 @@ _GAUGES: Final = GaugeNames(
 )
 
 
+# The newcomer's and the worst waiter's (_abort_on_queued_limit in managers/scheduler.py).
+_FULL: Final = (b"queue is full", b"aborted by a higher priority")
+
+
 class SglangAdapter(msgspec.Struct, frozen=True):
     """Speaks to SGLang's server, as `settings` say that it was started; None: it did not tell.
 
@@ -57,6 +61,9 @@ class SglangAdapter(msgspec.Struct, frozen=True):
 
     def load(self, metrics: bytes) -> Load | None:
         return read_load(metrics, _GAUGES)
+
+    def is_full(self, status: int, said: bytes) -> bool:
+        return status == 503 and any(words in said for words in _FULL)
 
     def outgoing(
         self, api: Api, raw: bytes, body: RequestBody, turn: Turn | None, request_id: str

@@ -17,6 +17,10 @@ _GAUGES: Final = GaugeNames(
 )
 
 
+# --max-num-queued-reqs and --max-num-queued-tokens (vllm/exceptions.py).
+_FULL: Final = (b"busy", b"backlog")
+
+
 class VllmAdapter(msgspec.Struct, frozen=True):
     """Speaks to vLLM's OpenAI server. It aborts by itself when the connection closes (0.24 s)."""
 
@@ -37,6 +41,9 @@ class VllmAdapter(msgspec.Struct, frozen=True):
 
     def load(self, metrics: bytes) -> Load | None:
         return read_load(metrics, _GAUGES)
+
+    def is_full(self, status: int, said: bytes) -> bool:
+        return status == 503 and any(word in said for word in _FULL)
 
     def outgoing(
         self, api: Api, raw: bytes, body: RequestBody, turn: Turn | None, request_id: str

@@ -138,20 +138,24 @@ async def _run(settings: Settings, plan: Plan, options: argparse.Namespace) -> N
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     try:
-        if await _unless(stop, supervisor.start()):
-            await _serve(settings, supervisor, stop)
+        await _serve(settings, supervisor, stop)
     finally:
         await supervisor.stop()
 
 
 async def _serve(settings: Settings, supervisor: Supervisor, stop: asyncio.Event) -> None:
-    """Serve until a signal or until the engine is given up; drain first, and only then let the engine go."""
+    """Serve until a signal or until the engine is given up; drain first, and only then let the engine go.
+
+    The proxy comes first: a port that is taken is known at once, and not after a model was loaded.
+    """
     headway = Headway(settings)
+    await headway.start()
     try:
-        await headway.start()
-        calm_collector()
-        _LOG.info("serving on %s", headway.url)
-        await _unless(stop, supervisor.watch())
+        if await _unless(stop, supervisor.start()):
+            await headway.look()
+            calm_collector()
+            _LOG.info("serving on %s", headway.url)
+            await _unless(stop, supervisor.watch())
     finally:
         await headway.drain()
         await headway.stop()

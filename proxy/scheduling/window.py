@@ -17,6 +17,8 @@ _GAUGES_FRESH_US: Final = 15_000_000
 _GRACE_US: Final = 5_000_000
 # After the engine has refused for its queue's length, that length is the ceiling for so long.
 _CEILING_US: Final = 60_000_000
+UNLIMITED: Final = 1 << 62
+"""A fixed window that never fills."""
 
 
 class Witness(Enum):
@@ -50,7 +52,7 @@ class WindowController:
     """
 
     def __init__(self, limits: Limits | None = None, *, fixed: int | None = None) -> None:
-        """`fixed`: this window for ever, whatever is seen."""
+        """`fixed`: this window whatever is seen, but for what the engine refuses."""
         self._limits = limits or Limits()
         self._fixed = fixed
         self._flights: dict[int, _Flight] = {}
@@ -73,7 +75,9 @@ class WindowController:
     @property
     def window(self) -> int:
         """How many of our requests may be at the engine now."""
-        return self._level.window if self._fixed is None else self._fixed
+        if self._fixed is None:
+            return self._level.window
+        return self._fixed if self._capped_us is None else min(self._fixed, self._level.ceiling)
 
     @property
     def at_engine(self) -> int:
@@ -84,10 +88,10 @@ class WindowController:
     def reason(self) -> str:
         """Why the window is what it is, in a few words for the status page."""
         level = self._level
-        if self._fixed is not None:
-            return "fixed"
-        if self._capped_us is not None and level.window == level.ceiling:
+        if self._capped_us is not None and self.window == level.ceiling:
             return f"at the engine's own limit, {level.ceiling}"
+        if self._fixed is not None:
+            return "no limit" if self._fixed >= UNLIMITED else "fixed"
         if level.opening:
             return f"opening, {level.capacity:.0f} seen running"
         return f"full at {level.capacity:.0f} by {self._witness.value}, {level.slack} spare"
