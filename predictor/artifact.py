@@ -9,15 +9,17 @@ selftest.json      one row and the score it must give
 
 import gzip
 import hashlib
+import io
+import re
+import stat
 import tempfile
-import zlib
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 import numpy as np
 
-from predictor.booster import Booster, BoosterError
+from predictor.booster import Booster
 from predictor.calibration import Calibration
 from predictor.ensemble import Ensemble, Member
 from predictor.errors import ArtifactError, HashMismatchError, SchemaMismatchError
@@ -32,6 +34,8 @@ _HEAD: Final = "text_head.npz"
 _CALIBRATION: Final = "calibration.json"
 _SELFTEST: Final = "selftest.json"
 _MAX_FILE_BYTES: Final = 256 << 20
+# The name goes out in a response header.
+_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _SELFTEST_TOLERANCE: Final = 1e-5
 
 
@@ -76,6 +80,10 @@ def read_metadata(directory: Path) -> Metadata:
         raise ArtifactError(
             directory, f"format {metadata.format_version}; this version reads format {FORMAT_VERSION}"
         )
+    if not _NAME.fullmatch(metadata.name):
+        raise ArtifactError(
+            directory, f"its name {metadata.name[:80]!r} is not 1 to 128 letters, digits and . _ -"
+        )
     return metadata
 
 
@@ -88,25 +96,14 @@ def load_artifact(directory: Path) -> Artifact:
     metadata = read_metadata(directory)
     files = {name: _verified(directory, name, digest) for name, digest in metadata.sha256.items()}
     try:
-        head = head_from_bytes(files[_HEAD])
-        schema = schema_of(head)
-        _check_schema(directory, metadata, schema)
-        boosters = {
-            member.file: Booster.from_bytes(gzip.decompress(files[member.file]), len(schema.names))
-            for member in metadata.members
-            if member.file is not None
-        }
-        ensemble = Ensemble(metadata.members, boosters, schema)
-        calibration = msgspec.json.decode(files[_CALIBRATION], type=Calibration)
-        selftest = msgspec.json.decode(files[_SELFTEST], type=SelfTest)
+        artifact = _parse(directory, metadata, files)
+        _run_selftest(directory, artifact, msgspec.json.decode(files[_SELFTEST], type=SelfTest))
+    except ArtifactError:
+        raise
     except KeyError as error:
         raise ArtifactError(directory, f"has no {error}") from error
-    except (BoosterError, ValueError, OSError, EOFError, zlib.error) as error:
-        raise ArtifactError(directory, f"cannot be read: {error}") from error
-    artifact = Artifact(
-        metadata=metadata, schema=schema, head=head, ensemble=ensemble, calibration=calibration
-    )
-    _run_selftest(directory, artifact, selftest)
+    except Exception as error:  # what parsers raise over hostile bytes is no closed list
+        raise ArtifactError(directory, f"cannot be read: {error or type(error).__name__}") from error
     return artifact
 
 
@@ -141,12 +138,42 @@ def pack_files(
     return files
 
 
+def _parse(directory: Path, metadata: Metadata, files: dict[str, bytes]) -> Artifact:
+    head = head_from_bytes(files[_HEAD])
+    schema = schema_of(head)
+    _check_schema(directory, metadata, schema)
+    boosters = {
+        member.file: Booster.from_bytes(_unpack(files[member.file]), len(schema.names))
+        for member in metadata.members
+        if member.file is not None
+    }
+    return Artifact(
+        metadata=metadata,
+        schema=schema,
+        head=head,
+        ensemble=Ensemble(metadata.members, boosters, schema),
+        calibration=msgspec.json.decode(files[_CALIBRATION], type=Calibration),
+    )
+
+
+def _unpack(data: bytes) -> bytes:
+    """The content of a gzip file; ValueError where it is larger than any model: a few bytes can hold gigabytes."""
+    with gzip.GzipFile(fileobj=io.BytesIO(data)) as packed:
+        content = packed.read(_MAX_FILE_BYTES + 1)
+    if len(content) > _MAX_FILE_BYTES:
+        raise ValueError(f"a model unpacks to more than {_MAX_FILE_BYTES >> 20} MiB")
+    return content
+
+
 def _read(directory: Path, name: str) -> bytes:
-    path = directory / name
-    if Path(name).name != name or name.startswith("."):
+    if Path(name).name != name or name.startswith(".") or "\0" in name:
         raise ArtifactError(directory, f"{name!r} is not a plain file name")
+    path = directory / name
     try:
-        if path.stat().st_size > _MAX_FILE_BYTES:
+        # A device or a pipe has no size and no end.
+        if not stat.S_ISREG((found := path.stat()).st_mode):
+            raise ArtifactError(directory, f"{name} is not a file")
+        if found.st_size > _MAX_FILE_BYTES:
             raise ArtifactError(directory, f"{name} is larger than {_MAX_FILE_BYTES >> 20} MiB")
         return path.read_bytes()
     except OSError as error:

@@ -60,7 +60,7 @@ class Booster:
                 model_text.encode(), ctypes.byref(iterations), ctypes.byref(self._handle)
             )
         )
-        self._check_width(features)
+        self._check_shape(features)
         self._row = np.empty(features, dtype=np.float32)
         self._result = ctypes.c_double()
         self._length = ctypes.c_int64()
@@ -77,11 +77,16 @@ class Booster:
             ctypes.byref(self._result),
         )
 
-    def _check_width(self, features: int) -> None:
+    def _check_shape(self, features: int) -> None:
         width = ctypes.c_int()
         _check(_library().LGBM_BoosterGetNumFeature(self._handle, ctypes.byref(width)))
         if width.value != features:
             raise BoosterError(f"the model reads {width.value} features, the schema has {features}")
+        # LightGBM writes one number per class, and there is room for one.
+        classes = ctypes.c_int()
+        _check(_library().LGBM_BoosterGetNumClasses(self._handle, ctypes.byref(classes)))
+        if classes.value != 1:
+            raise BoosterError(f"the model has {classes.value} classes; a ranker has one score")
 
     def score(self, row: FloatArray) -> float:
         """The raw score of one row of `features` float32 values."""

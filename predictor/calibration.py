@@ -1,10 +1,14 @@
 """From a ranker's score to its quantile, to expected tokens and to their spread: monotone maps, frozen."""
 
 from bisect import bisect_right
+from typing import Final
 
 import msgspec
 
 from predictor.prediction import Prediction
+
+# No engine has a longer context.
+MAX_TOKENS: Final = 1e8
 
 
 class MonotoneMap(msgspec.Struct, frozen=True):
@@ -42,6 +46,11 @@ class Calibration(msgspec.Struct, frozen=True):
     tokens: MonotoneMap
     p10_tokens: MonotoneMap
     p90_tokens: MonotoneMap
+
+    def __post_init__(self) -> None:
+        for tokens in (self.tokens, self.p10_tokens, self.p90_tokens):
+            if not 0 <= tokens.y[0] <= tokens.y[-1] <= MAX_TOKENS:
+                raise ValueError(f"expected tokens lie between 0 and {MAX_TOKENS:g}")
 
     def predict(self, score: float) -> Prediction:
         """The whole prediction of one score."""

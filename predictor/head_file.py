@@ -1,6 +1,7 @@
 """A text head as a file: one compressed .npz, read without pickle and with every shape checked."""
 
 import io
+import zipfile
 from typing import Final
 
 import numpy as np
@@ -12,6 +13,7 @@ from predictor.kernel import Kernel
 from predictor.text_head import MAX_OUTPUTS, TextHead
 
 _MAX_KERNELS: Final = 4
+_MAX_BYTES: Final = 1 << 30
 Arrays = dict[str, npt.NDArray[np.generic]]
 
 
@@ -34,13 +36,15 @@ def head_to_bytes(head: TextHead) -> bytes:
 
 
 def head_from_bytes(data: bytes) -> TextHead:
-    """Read what `head_to_bytes` wrote. Raises ValueError, KeyError, OSError or zipfile.BadZipFile otherwise."""
+    """Read what `head_to_bytes` wrote; of anything else numpy and zipfile raise what they please."""
+    _check_unpacked(data)
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
         bits, kernels = (int(value) for value in arrays["sizes"])
         names = tuple(str(name) for name in arrays["names"])
         _check_sizes(bits, names, kernels)
         weights = np.zeros((1 << bits, len(names)), dtype=np.float32)
-        weights[_indices(arrays["bins"], 1 << bits)] = arrays["weights"]
+        bins = _indices(arrays["bins"], 1 << bits)
+        weights[bins] = _floats(arrays["weights"], (len(bins), len(names)))
         return TextHead(
             bits=bits,
             names=names,
@@ -78,10 +82,18 @@ def _read_kernel(arrays: "np.lib.npyio.NpzFile", prefix: str, width: int) -> Ker
         scale=_floats(arrays[prefix + "scale"], (len(inputs),)),
         landmarks=landmarks,
         norms=np.einsum("ij,ij->i", landmarks, landmarks),
-        gamma=float(arrays[prefix + "gamma"]),
+        gamma=float(_floats(arrays[prefix + "gamma"], ())),
         weights=_floats(arrays[prefix + "weights"], (len(landmarks), len(outputs))),
         outputs=outputs,
     )
+
+
+def _check_unpacked(data: bytes) -> None:
+    """A few bytes of zip can hold gigabytes; zipfile reads no more of a member than its directory says."""
+    with zipfile.ZipFile(io.BytesIO(data)) as packed:
+        size = sum(member.file_size for member in packed.infolist())
+    if size > _MAX_BYTES:
+        raise ValueError(f"the text head unpacks to more than {_MAX_BYTES >> 20} MiB")
 
 
 def _floats(array: npt.NDArray[np.generic], shape: tuple[int, ...]) -> FloatArray:

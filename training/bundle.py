@@ -1,5 +1,6 @@
 """From a fitted head and ranker to an artifact directory that has proved itself."""
 
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,7 +37,7 @@ def write_bundle(
     selftest = SelfTest(_nulls(bundle.row), score)
     now = datetime.now(UTC)
     metadata = Metadata(
-        name=f"{out.name}-{now:%Y%m%d%H%M%S}",
+        name=f"{_plain(out.name)}-{now:%Y%m%d%H%M%S}",
         schema_id=schema.id,
         feature_names=list(schema.names),
         members=bundle.ranker.members,
@@ -47,6 +48,11 @@ def write_bundle(
     files = pack_files(bundle.head, bundle.ranker.models, bundle.calibration, selftest)
     save_artifact(out, files | (extra or {}), metadata)
     load_artifact(out)
+
+
+def _plain(name: str) -> str:
+    """A directory's name as far as a response header can carry it."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:100] or "artifact"
 
 
 def _nulls(row: npt.NDArray[np.float32]) -> list[float | None]:
