@@ -74,7 +74,7 @@ def read_metadata(directory: Path) -> Metadata:
     data = _read(directory, METADATA)
     try:
         metadata = msgspec.json.decode(data, type=Metadata)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ArtifactError(directory, f"{METADATA} is not valid: {error}") from error
     if metadata.format_version != FORMAT_VERSION:
         raise ArtifactError(

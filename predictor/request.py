@@ -151,8 +151,8 @@ _DECODER: Final = msgspec.json.Decoder(RequestBody, strict=False)
 def decode_body(raw: bytes) -> RequestBody:
     """Decode a request body.
 
-    Raises `msgspec.DecodeError` where it is not JSON, and its subclass `msgspec.ValidationError`, which names
-    the path, where a field has the wrong type.
+    Raises `msgspec.DecodeError` where it is not JSON, its subclass `msgspec.ValidationError`, which names the
+    path, where a field has the wrong type, and UnicodeDecodeError where a text that is read is not UTF-8.
     """
     return _DECODER.decode(raw)
 

@@ -108,6 +108,12 @@ def test_no_answer_breaks_it(replies: dict[str, Reply]) -> None:
     assert isinstance(read_facts(replies), EngineFacts)
 
 
+def test_a_reply_that_is_not_utf_8_is_no_reply() -> None:
+    """msgspec has an error of its own for that, and it is not a DecodeError."""
+    replies = {path: ok(b'{"data":[{"id":"\xff\xfe"}],"version":"\xff"}') for path in QUESTIONS}
+    assert isinstance(read_facts(replies), EngineFacts)
+
+
 junk = st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5), st.lists, max_leaves=3)
 
 

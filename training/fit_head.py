@@ -68,7 +68,9 @@ def fit_head(
     joint = joint_inputs(weighted, mapped.features(fixed), priors)
     ridge = fit_ridge(weighted, target)
     regression = take_apart(fit_ridge(joint, target), mapped, priors)
-    svd = TruncatedSVD(min(SVD_OUTPUTS, max(1, min(grams.shape) - 1)), random_state=seed).fit(weighted)
+    svd = TruncatedSVD(min(SVD_OUTPUTS, max(1, min(grams.shape) - 1)), random_state=seed)
+    with np.errstate(divide="ignore", invalid="ignore"):  # where all rows are alike they have no variance
+        svd.fit(weighted)
     head = _append(lent, svd.components_.T, ridge, regression, mapped)
     outputs = apply_head(head, grams, fixed)
     outputs[:, : priors.shape[1]] = priors

@@ -131,7 +131,7 @@ def _models(reply: Reply | None) -> tuple[Model, ...]:
         return ()
     try:
         return tuple(msgspec.json.decode(reply.body, type=_Models, strict=False).data)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return ()
 
 
@@ -140,7 +140,7 @@ def _document(reply: Reply | None) -> dict[str, Any]:
         return {}
     try:
         found = msgspec.json.decode(reply.body)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
