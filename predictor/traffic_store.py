@@ -19,6 +19,7 @@ _TABLES: Final = (
 )
 _INSERT: Final = "INSERT OR REPLACE INTO traffic VALUES "
 _ROW: Final = "(?, ?, ?, ?, ?)"
+_ROWS_PER_STATEMENT: Final = 1_000
 
 
 def open_store(path: Path) -> sqlite3.Connection:
@@ -44,11 +45,14 @@ def write_records(
         (one.request_id, one.arrival_us, one.outcome.value, one.output_tokens, msgspec.json.encode(one))
         for one in records
     ]
-    # One statement for all: sqlite3 hands the interpreter to other threads and waits for it at every one.
-    insert = _INSERT + ", ".join([_ROW] * len(rows))
     names = [(name, json.dumps(list(columns))) for name, columns in schemas.items()]
     with database:
-        database.execute(insert, [value for row in rows for value in row])
+        # One statement for many: sqlite3 hands the interpreter to other threads and waits for it at every one.
+        for start in range(0, len(rows), _ROWS_PER_STATEMENT):
+            some = rows[start : start + _ROWS_PER_STATEMENT]
+            database.execute(
+                _INSERT + ", ".join([_ROW] * len(some)), [value for row in some for value in row]
+            )
         database.executemany("INSERT OR IGNORE INTO schemas VALUES (?, ?)", names)
 
 
@@ -80,7 +84,7 @@ def read_schemas(path: Path) -> dict[str, tuple[str, ...]]:
 
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[sqlite3.Connection]:
-    database = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    database = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
     try:
         yield database
     finally:

@@ -1,27 +1,32 @@
 """The text head: what scikit-learn fitted, evaluated without it, in numbers that agree."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
 from rankers import small_head
-from scipy import sparse
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.kernel_approximation import Nystroem
 from sklearn.linear_model import Ridge
 
-from predictor.features.extractor import FIXED_NAMES, raw_features
+from predictor.features.extractor import FIXED_NAMES, FeatureExtractor
+from predictor.features.schema import FloatArray
 from predictor.features.view import read_view
 from predictor.head_file import head_from_bytes, head_to_bytes
+from predictor.history import NO_HISTORY
 from predictor.kernel import standardise
 from predictor.request import body_from_dict
 from predictor.text_head import MAX_OUTPUTS, TextHead, projection_id
+from training.dataset import read_dataset
 from training.examples import HASH_BITS
-from training.fit_head import fit_head
+from training.fit_head import BINS, fit_head
 from training.folds import assign_folds
 from training.head_inputs import apply_head, fit_kernel_map
+from training.sources import SourceRow
 
 PROMPTS = [
     f"{ask} {thing}."
@@ -33,29 +38,25 @@ PROMPTS = [
     )
     for thing in ("iron", "gold and silver", "def f(x): return x", "a trip to Rome in 3 days", "∫ x² dx", "")
 ]
-RAW = [
-    raw_features(body, read_view(body), HASH_BITS)
-    for body in ({"prompt": p} for p in PROMPTS)
-    for body in [body_from_dict(body)]
-]
-
-
-def gram_matrix() -> sparse.csr_matrix:
-    """The prompts' n-gram counts, (rows, bins)."""
-    offsets = np.cumsum([0, *(len(raw.bins) for raw in RAW)])
-    counts, bins = np.concatenate([raw.counts for raw in RAW]), np.concatenate([raw.bins for raw in RAW])
-    return sparse.csr_matrix((counts, bins, offsets), shape=(len(RAW), 1 << HASH_BITS))
-
-
-FIXED = np.stack([raw.fixed for raw in RAW])
+DATA = read_dataset(
+    SourceRow(f"row {number}", {"prompt": prompt, "output_tokens": number})
+    for number, prompt in enumerate(PROMPTS)
+)
 TARGET = np.linspace(0, 1, len(PROMPTS))
+
+
+def served(head: TextHead, prompts: Iterable[str] = PROMPTS) -> FloatArray:
+    """What serving's extractor says with this head, one row per prompt."""
+    extractor = FeatureExtractor(head)
+    bodies = [body_from_dict({"prompt": prompt}) for prompt in prompts]
+    rows = [extractor.extract(body, read_view(body), NO_HISTORY).values for body in bodies]
+    return np.stack(rows)[:, len(FIXED_NAMES) :]
 
 
 def test_tfidf_svd_and_ridge_agree_with_scikit_learns_own() -> None:
     """One row in numpy gives what TfidfTransformer, TruncatedSVD and Ridge give for it."""
-    grams = gram_matrix()
-    tfidf = TfidfTransformer(sublinear_tf=True).fit(grams)
-    weighted = tfidf.transform(grams)
+    tfidf = TfidfTransformer(sublinear_tf=True).fit(DATA.grams)
+    weighted = tfidf.transform(DATA.grams)
     svd = TruncatedSVD(5, random_state=0).fit(weighted)
     ridge = Ridge(1.0, solver="sparse_cg").fit(weighted, TARGET)
     head = TextHead(
@@ -65,44 +66,48 @@ def test_tfidf_svd_and_ridge_agree_with_scikit_learns_own() -> None:
         weights=np.column_stack([svd.components_.T, ridge.coef_]).astype(np.float32),
         bias=np.array([0, 0, 0, 0, 0, ridge.intercept_], dtype=np.float32),
     )
-    ours = np.stack([head.transform(raw.bins, raw.counts, raw.fixed) for raw in RAW])
+    ours = served(head)
     np.testing.assert_allclose(ours[:, :5], svd.transform(weighted), atol=1e-5)
     np.testing.assert_allclose(ours[:, 5], ridge.predict(weighted), atol=1e-5)
 
 
 def test_the_kernel_agrees_with_scikit_learns_nystroem() -> None:
-    """A regression on Nystroem's features, evaluated from its landmarks alone."""
-    mapped = fit_kernel_map(FIXED, seed=0)
+    """A regression on Nystroem's features, evaluated from its landmarks alone, in training and in serving."""
+    mapped = fit_kernel_map(DATA.fixed, seed=0)
     kernel = mapped.kernel
-    rows = standardise(FIXED[:, kernel.columns], kernel.center, kernel.scale)
+    rows = standardise(DATA.fixed[:, kernel.columns], kernel.center, kernel.scale)
     theirs = Nystroem(gamma=kernel.gamma, n_components=len(kernel.landmarks), random_state=0).fit(rows)
-    np.testing.assert_allclose(mapped.features(FIXED), theirs.transform(rows), atol=1e-4)
-    ridge = Ridge(1.0).fit(mapped.features(FIXED), TARGET)
+    np.testing.assert_allclose(mapped.features(DATA.fixed), theirs.transform(rows), atol=1e-4)
+    ridge = Ridge(1.0).fit(theirs.transform(rows), TARGET)
     regression = kernel.with_weights(mapped.weights(ridge.coef_), np.array([0]))
-    ours = [float(regression.evaluate(row)[0]) + ridge.intercept_ for row in FIXED]
-    np.testing.assert_allclose(ours, ridge.predict(theirs.transform(rows)), atol=1e-4)
+    head = TextHead(
+        HASH_BITS, ("k",), np.ones(BINS, np.float32), np.zeros((BINS, 1), np.float32),
+        np.array([ridge.intercept_], dtype=np.float32), (regression,),
+    )  # fmt: skip
+    expected = ridge.predict(theirs.transform(rows))
+    np.testing.assert_allclose(served(head)[:, 0], expected, atol=1e-3)
+    np.testing.assert_allclose(apply_head(head, DATA.grams, DATA.fixed)[:, 0], expected, atol=1e-3)
 
 
 @pytest.mark.parametrize("generations", [1, 2])
 def test_serving_computes_what_training_saw(generations: int) -> None:
-    """The head fitted on rows, one that was started from another head too: by row as by matrix, stored as fitted."""
-    grams, fold = gram_matrix(), assign_folds(np.array(PROMPTS), 3, np.random.default_rng(0))
-    head = fit_head(grams, FIXED, TARGET, fold, 0).head
+    """A head fitted on rows, or started from another head: row by row as all at once, stored as fitted."""
+    fold = assign_folds(np.array(PROMPTS), 3, np.random.default_rng(0))
+    head = fit_head(DATA.grams, DATA.fixed, TARGET, fold, 0).head
     for _ in range(1, generations):
         renamed = tuple(name.replace(".kernel", ".prior_x") for name in head.names)
         base = TextHead(head.bits, renamed, head.idf, head.weights, head.bias, head.kernels)
-        head = fit_head(grams, FIXED, TARGET, fold, 0, base=base).head
-    serving = head_from_bytes(head_to_bytes(head))
-    by_row = np.stack([serving.transform(raw.bins, raw.counts, raw.fixed) for raw in RAW])
-    np.testing.assert_allclose(by_row, apply_head(head, grams, FIXED), atol=2e-3)
-    assert serving.names == head.names
+        head = fit_head(DATA.grams, DATA.fixed, TARGET, fold, 0, base=base).head
+    stored = head_from_bytes(head_to_bytes(head))
+    np.testing.assert_allclose(served(stored), apply_head(head, DATA.grams, DATA.fixed), atol=1e-3)
+    assert stored.names == head.names
 
 
 def test_out_of_fold_outputs_are_not_the_fitted_ones() -> None:
     """The ranker is trained on what the head says of rows it has not seen, or it would trust the head too much."""
     fold = assign_folds(np.array(PROMPTS), 3, np.random.default_rng(0))
-    fitted = fit_head(gram_matrix(), FIXED, TARGET, fold, 0)
-    seen = apply_head(fitted.head, gram_matrix(), FIXED)[:, -1]
+    fitted = fit_head(DATA.grams, DATA.fixed, TARGET, fold, 0)
+    seen = apply_head(fitted.head, DATA.grams, DATA.fixed)[:, -1]
     unseen = fitted.outputs[:, -1]
     assert np.abs(seen - TARGET).mean() < np.abs(unseen - TARGET).mean()
 
@@ -110,12 +115,9 @@ def test_out_of_fold_outputs_are_not_the_fitted_ones() -> None:
 @profile(max_examples=50)
 @given(st.text(max_size=200))
 def test_any_text_gives_finite_outputs(text: str) -> None:
-    """Empty, of one letter, of surrogates or of another script: numbers, never NaN."""
-    body = body_from_dict({"prompt": text.encode("utf-8", "replace").decode()})
-    head = small_head()
-    raw = raw_features(body, read_view(body), head.bits)
-    outputs = head.transform(raw.bins, raw.counts, raw.fixed)
-    assert outputs.shape == (2,)
+    """Empty, of one letter or of another script: numbers, never NaN."""
+    outputs = served(small_head(), [text.encode("utf-8", "replace").decode()])
+    assert outputs.shape == (1, 2)
     assert outputs.dtype == np.float32
     assert np.isfinite(outputs).all()
 
@@ -133,9 +135,9 @@ def test_an_output_carries_the_projection_that_made_it() -> None:
     """Two fits name their columns apart, so that logged outputs of one are never read as the other's; the same
     fit names them alike."""
     fold = np.arange(len(PROMPTS)) % 3
-    first = fit_head(gram_matrix(), FIXED, TARGET, fold, 0).head
-    again = fit_head(gram_matrix(), FIXED, TARGET, fold, 0).head
-    other = fit_head(gram_matrix(), FIXED, TARGET[::-1].copy(), fold, 0).head
+    first = fit_head(DATA.grams, DATA.fixed, TARGET, fold, 0).head
+    again = fit_head(DATA.grams, DATA.fixed, TARGET, fold, 0).head
+    other = fit_head(DATA.grams, DATA.fixed, TARGET[::-1].copy(), fold, 0).head
     assert first.names == again.names
     assert not set(first.names) & set(other.names)
     assert projection_id(first.weights) != projection_id(other.weights)
@@ -154,19 +156,3 @@ def test_there_are_never_more_outputs_than_the_log_holds() -> None:
     )
     with pytest.raises(ValueError, match="at most 64"):
         head_from_bytes(head_to_bytes(head))
-
-
-def test_fixed_names_are_what_kernels_read() -> None:
-    """A kernel finds its inputs by name, so a head fitted before a feature moved still reads the right ones."""
-    kernel = fit_kernel_map(FIXED, seed=0).kernel
-    head = TextHead(
-        8,
-        ("k",),
-        np.ones(256, np.float32),
-        np.zeros((256, 1), np.float32),
-        np.zeros(1, np.float32),
-        (kernel.with_weights(np.ones((len(kernel.landmarks), 1), np.float32), np.array([0])),),
-    )
-    again = head_from_bytes(head_to_bytes(head)).kernels[0]
-    assert [FIXED_NAMES[c] for c in again.columns] == [FIXED_NAMES[c] for c in kernel.columns]
-    np.testing.assert_allclose(again.evaluate(FIXED[0]), head.kernels[0].evaluate(FIXED[0]), rtol=1e-5)

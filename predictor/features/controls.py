@@ -120,14 +120,14 @@ def _formats(body: RequestBody) -> list[float]:
     if isinstance(body.text, dict):
         kind, schema_bytes = _responses_format(body.text)
     else:
-        schema_bytes = len(bytes(schema)) if schema is not None else 0
+        schema_bytes = len(schema) if schema is not None else 0
     sampling = body.sampling_params
     constrained = body.structured_outputs is not None or bool(
         sampling and (sampling.regex or sampling.json_schema)
     )
     return [
         float(len(body.tools or ())),
-        math.log1p(sum(len(bytes(tool)) for tool in (body.tools or ())[:64])),
+        math.log1p(sum(map(len, (body.tools or ())[:64]))),
         _tool_choice(body.tool_choice),
         _FORMAT.get(kind, 2.0),
         math.log1p(schema_bytes),
