@@ -13,7 +13,7 @@ from predictor.features.extractor import FIXED_NAMES, RawFeatures
 from predictor.features.schema import FloatArray
 from predictor.history import HistoryKey
 from predictor.request import RequestBody
-from training.examples import HASH_BITS, Example, logged_example, text_example, unusable
+from training.examples import HASH_BITS, Example, is_logged, logged_example, text_example, unusable
 from training.sources import DataError, SourceRow
 
 # Without a `split` field the last fifth of the rows is held out.
@@ -111,16 +111,17 @@ def read_dataset(rows: Iterable[SourceRow], advance: Callable[[], None] = lambda
         advance()
         reason = unusable(location, row, seen)
         if reason is None:
-            examples.append(
-                logged_example(location, row) if "features" in row else text_example(location, row)
-            )
+            examples.append(logged_example(location, row) if is_logged(row) else text_example(location, row))
         else:
             skipped[reason] += 1
     if not examples:
         raise DataError(f"no usable row ({describe(skipped)})")
     if len({example.vector is None for example in examples}) > 1:
         raise DataError("some rows have text and others only features; train on one kind at a time")
-    return _assemble(examples, skipped)
+    if any(example.split for example in examples):
+        # Where some rows are split, the others are in neither part: `training_rows` and `heldout_rows` leave them.
+        skipped["no split, where other rows have one"] += sum(not example.split for example in examples)
+    return _assemble(examples, +skipped)
 
 
 def describe(skipped: Counter[str]) -> str:

@@ -44,7 +44,10 @@ def run(args: argparse.Namespace) -> int:
             data = read_dataset(read_source(args.on), steps.stage("reading rows"))
         known = artifact.metadata.training.get("fingerprint") == fingerprint(args.on)
         report = evaluate(artifact, data, trained_on_this=known)
-    except (DataError, PredictorError) as error:
+    except DataError as error:
+        print(f"headway evaluate: {error.of(args.on)}", file=sys.stderr)
+        return 1
+    except PredictorError as error:
         print(f"headway evaluate: {error}", file=sys.stderr)
         return 1
     print(json.dumps(report) if args.json else "\n".join(f"{key}: {value}" for key, value in report.items()))

@@ -1,7 +1,6 @@
 """One row of a lengths file or of a traffic log, checked and read."""
 
 import hashlib
-import math
 from typing import Final
 
 import msgspec
@@ -18,7 +17,7 @@ from training.sources import DataError, Row
 HASH_BITS: Final = 15
 # No engine has a longer context; a larger label is a broken log line.
 MAX_LABEL_TOKENS: Final = 10_000_000
-_BODY_FIELDS: Final = frozenset(RequestBody.__struct_fields__)
+_BODY_FIELDS: Final = frozenset(RequestBody.__struct_encode_fields__)
 _SPLITS: Final = frozenset({"", "train", "heldout"})
 
 
@@ -39,6 +38,11 @@ class Example(msgspec.Struct):
     names: tuple[str, ...] = ()
 
 
+def is_logged(row: Row) -> bool:
+    """Whether a row has the features of a traffic log; a lengths file may call anything `features`."""
+    return isinstance(row.get("features"), bytes) and "feature_names" in row
+
+
 def unusable(location: str, row: Row, seen: set[str]) -> str | None:
     """Why a row has to be left out, None where it can be used; raises DataError where its label is no number.
 
@@ -49,11 +53,11 @@ def unusable(location: str, row: Row, seen: set[str]) -> str | None:
         return "no output_tokens"
     if isinstance(tokens, bool) or not isinstance(tokens, (int, float)):
         raise DataError(f"{location}: output_tokens is a {type(tokens).__name__}, a number is expected")
-    if not math.isfinite(tokens) or tokens < 0 or tokens > MAX_LABEL_TOKENS:
+    if not 0 <= tokens <= MAX_LABEL_TOKENS:  # false of NaN too, and of an integer that no float can hold
         return "output_tokens negative, absurd or not a number"
     if row.get("hidden_reasoning"):
         return "hidden reasoning"
-    if not any(row.get(name) for name in ("messages", "prompt", "input", "features")):
+    if not is_logged(row) and not any(row.get(name) for name in ("messages", "prompt", "input")):
         return "no prompt"
     return _duplicate(row.get("id"), seen)
 
@@ -71,10 +75,11 @@ def text_example(location: str, row: Row) -> Example:
     """A row of a lengths file. Raises DataError where a field has the wrong type."""
     try:
         body = body_from_dict({name: value for name, value in row.items() if name in _BODY_FIELDS})
-    except msgspec.ValidationError as error:
+    except (ValueError, TypeError, RecursionError) as error:
+        # Besides a wrong type: a lone surrogate, which no engine would be sent, or what JSON cannot hold.
         raise DataError(f"{location}: {error}") from error
     view = read_view(body)
-    tokens, censored = _label(row, output_limit(body))
+    tokens, censored = _label(location, row, output_limit(body))
     tenant = str(row.get("tenant") or "default")
     text = f"{view.system}\x1f{view.context}\x1f{view.focus}\x1f{view.focus_chars}"
     return Example(
@@ -93,11 +98,11 @@ def text_example(location: str, row: Row) -> Example:
 
 def logged_example(location: str, row: Row) -> Example:
     """A row of a traffic log, with features instead of text. DataError where they do not fit their names."""
-    vector = np.frombuffer(row["features"], dtype="<f4").astype(np.float32)
     names = tuple(row["feature_names"])
-    if len(vector) != len(names):
-        raise DataError(f"{location}: {len(vector)} features for {len(names)} names")
-    tokens, censored = _label(row, row.get("max_tokens"))
+    if len(row["features"]) != 4 * len(names):
+        raise DataError(f"{location}: {len(row['features'])} bytes of features for {len(names)} names")
+    vector = np.frombuffer(row["features"], dtype="<f4").astype(np.float32)
+    tokens, censored = _label(location, row, row.get("max_tokens"))
     return Example(
         output_tokens=tokens,
         censored=censored,
@@ -111,16 +116,18 @@ def logged_example(location: str, row: Row) -> Example:
     )
 
 
-def _label(row: Row, limit: int | None) -> tuple[float, bool]:
+def _label(location: str, row: Row, limit: int | None) -> tuple[float, bool]:
     """Output tokens, and whether they are only a lower bound; every answer cut at a limit counts as the limit."""
-    tokens = float(row["output_tokens"])
+    tokens, truncated = float(row["output_tokens"]), row.get("truncated") or False
+    if truncated not in (False, True):
+        raise DataError(f"{location}: truncated is {truncated!r}; true or false is expected")
     if limit is not None and 0 < limit <= tokens:
         return float(limit), True
-    return tokens, bool(row.get("truncated"))
+    return tokens, bool(truncated)
 
 
 def _split(location: str, row: Row) -> str:
     split = row.get("split") or ""
-    if split not in _SPLITS:
+    if not isinstance(split, str) or split not in _SPLITS:
         raise DataError(f"{location}: split is {split!r}; train or heldout is expected")
     return str(split)

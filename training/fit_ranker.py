@@ -14,6 +14,7 @@ from training.folds import held_out_masks
 DoubleArray = npt.NDArray[np.float64]
 
 RANKING: Final = frozenset({"lambdarank", "rank_xendcg"})
+OBJECTIVES: Final = ("cross_entropy", "regression", "regression_l1", "huber", *sorted(RANKING))
 _GRADES: Final = 30
 _GROUP_ROWS: Final = 100
 _COMMON: Final[dict[str, Any]] = {

@@ -14,9 +14,9 @@ _WARM_UP: Final = 50
 
 
 def measure(artifact: Artifact, bodies: list[RequestBody]) -> dict[str, Any]:
-    """Microseconds per request, median and 99th percentile, of features and of ranking; empty without bodies."""
+    """Microseconds per request, median and 99th percentile, of features and of ranking; None without bodies."""
     if not bodies:
-        return {}
+        return {f"{name}_us_{which}": None for name in ("features", "rank") for which in ("p50", "p99")}
     ranker = LightGBMRanker(artifact)
     requests = [InferenceRequest(str(n), Api.CHAT, body, 0) for n, body in enumerate(bodies[:_ROWS])]
     for request in requests[:_WARM_UP]:

@@ -41,9 +41,10 @@ def mean_wait(
     """Mean seconds from arrival to a free slot; the lowest priority among those waiting goes first."""
     free_at = [0.0] * slots
     waiting: list[tuple[float, int]] = []
-    total, upcoming = 0.0, 0
+    total, now, upcoming = 0.0, 0.0, 0
     while upcoming < len(arrival) or waiting:
-        now = heapq.heappop(free_at)
+        # A slot may have been free for long when the second of two requests takes it that came at one time.
+        now = max(now, heapq.heappop(free_at))
         if not waiting:
             now = max(now, float(arrival[upcoming]))
         while upcoming < len(arrival) and arrival[upcoming] <= now:

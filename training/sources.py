@@ -22,6 +22,10 @@ Row = dict[str, Any]
 class DataError(Exception):
     """Data that cannot be used; the message names the file, the line where there is one, and the remedy."""
 
+    def of(self, source: str) -> str:
+        """The message, with the source's name before it where it is about all of the rows and names none."""
+        return str(self) if source in str(self) else f"{source}: {self}"
+
 
 class SourceRow(NamedTuple):
     """One row and where it stands, for messages."""
@@ -97,17 +101,20 @@ def _read_parquet(path: Path) -> Iterator[SourceRow]:
             for batch in table.iter_batches(batch_size=2_000):
                 for row in batch.to_pylist():
                     number += 1
-                    yield SourceRow(f"{path}:row {number}", _present(row))
+                    yield SourceRow(f"{path}:row {number}", _present(f"{path}:row {number}", row))
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path}: not a readable Parquet file: {error}") from error
 
 
-def _present(row: Row) -> Row:
+def _present(location: str, row: Row) -> Row:
     """Without the columns that are null in this row; `messages` decoded where it is JSON text."""
     kept = {name: value for name, value in row.items() if value is not None}
     messages = kept.get("messages")
     if isinstance(messages, str):
-        kept["messages"] = json.loads(messages)
+        try:
+            kept["messages"] = json.loads(messages)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{location}: messages is text that is not JSON: {error}") from error
     return kept
 
 

@@ -23,7 +23,7 @@ from training.bundle import Bundle, write_bundle
 from training.dataset import Dataset, pick_columns, read_dataset
 from training.fit_calibration import fit_calibration
 from training.fit_head import FittedHead, fit_head
-from training.fit_ranker import Rows, Voice, fit_ranker
+from training.fit_ranker import OBJECTIVES, Rows, Voice, fit_ranker
 from training.folds import assign_folds
 from training.progress import Steps, show_progress
 from training.simulate_tenants import assign_tenants, replay_history, simulate_arrivals
@@ -49,10 +49,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="artifact whose prior columns to start from (default: the one that ships with Headway)",
     )  # fmt: skip
     parser.add_argument(
-        "--objective", default="cross_entropy", help="LightGBM's objective (default cross_entropy)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="seed of everything random (default 0)")
+        "--objective", default="cross_entropy", choices=OBJECTIVES,
+        help="LightGBM's objective (default cross_entropy)",
+    )  # fmt: skip
+    parser.add_argument("--seed", type=_seed, default=0, help="seed of everything random (default 0)")
     parser.add_argument("--json", action="store_true", help="print one JSON document on stdout")
+
+
+def _seed(text: str) -> int:
+    """What every generator in use takes."""
+    if not (text.isdecimal() and int(text) < 1 << 31):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to 2147483647")
+    return int(text)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -66,8 +74,14 @@ def run(args: argparse.Namespace) -> int:
         report |= {"source": args.source, "fingerprint": fingerprint(args.source)}
         report |= {"seconds": round(time.monotonic() - started, 2)}
         write_bundle(bundle, args.out, report)
-    except (DataError, PredictorError) as error:
+    except DataError as error:
+        print(f"headway train: {error.of(args.source)}", file=sys.stderr)
+        return 1
+    except PredictorError as error:
         print(f"headway train: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"headway train: cannot write {args.out}: {error.strerror or error}", file=sys.stderr)
         return 1
     report["out"] = str(args.out)
     print(json.dumps(report) if args.json else "\n".join(f"{key}: {value}" for key, value in report.items()))

@@ -1,0 +1,318 @@
+"""`headway train`: from rows with lengths to an artifact that ranks, or one line that says why not."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rankers import asked
+
+import headway
+from predictor.artifact import load_artifact, read_metadata
+from predictor.features.extractor import schema_of
+from predictor.lightgbm_ranker import DEFAULT_ARTIFACT, LightGBMRanker
+from predictor.records import Outcome, TrafficRecord
+from predictor.traffic_store import open_store, write_records
+from training.dataset import read_dataset
+from training.progress import show_progress
+from training.sources import SourceRow
+from training.train import rank_target, train
+
+Row = dict[str, Any]
+Run = Callable[..., tuple[int, str, str]]
+KINDS = (
+    ("Answer yes or no: is {} heavy?", 3),
+    ("List ten uses of {}.", 120),
+    ("Write a long essay about {}.", 600),
+)
+
+
+def rows(count: int, **fields: Any) -> list[Row]:
+    """Rows of three kinds whose lengths differ tenfold, and somewhat within a kind."""
+    rng = np.random.default_rng(0)
+    return [
+        {
+            "id": str(number),
+            "prompt": KINDS[number % 3][0].format(f"metal number {number}"),
+            "output_tokens": int(KINDS[number % 3][1] * rng.uniform(0.7, 1.4)) + 1,
+            "part": f"kind {number % 3}",
+            **fields,
+        }
+        for number in range(count)
+    ]
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]) -> Run:
+    """A `headway` command: its exit status, stdout and stderr."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        status = headway.main([str(argument) for argument in arguments])
+        out, err = capfd.readouterr()
+        return status, out, err
+
+    return call
+
+
+@pytest.fixture
+def lengths(tmp_path: Path) -> Callable[[list[Row]], Path]:
+    """Writes rows to a lengths file."""
+
+    def write(given: list[Row]) -> Path:
+        path = tmp_path / "lengths.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in given))
+        return path
+
+    return write
+
+
+def test_what_is_trained_ranks_requests(
+    run: Run, lengths: Callable[[list[Row]], Path], tmp_path: Path
+) -> None:
+    """One command gives an artifact that loads, says what it was made of, and puts short answers first."""
+    source = lengths([*rows(60), {"prompt": "x"}])
+    status, out, err = run("train", "--from", source, "--out", tmp_path / "art", "--json")
+    report = json.loads(out)
+    assert (status, err) == (0, "")
+    assert (report["rows"], report["rows_censored"]) == (48, 0)
+    assert report["rows_skipped"] == {"no output_tokens": 1}
+    metadata = read_metadata(tmp_path / "art")
+    assert metadata.training["fingerprint"] == report["fingerprint"]
+    assert metadata.name.startswith("art-")
+    ranker = LightGBMRanker.load(tmp_path / "art")
+    said = [ranker.predict(asked(form.format("lead"))) for form, _ in KINDS]
+    assert said[0].quantile < said[1].quantile < said[2].quantile
+    assert said[0].tokens < said[1].tokens < said[2].tokens
+
+
+def test_the_same_rows_give_the_same_artifact(
+    lengths: Callable[[list[Row]], Path], run: Run, tmp_path: Path
+) -> None:
+    """Files, hashes and all, for one seed; another seed draws other folds and trees."""
+    source = lengths(rows(45))
+    digests = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        assert run("train", "--from", source, "--out", tmp_path / name, "--seed", seed, "--json")[0] == 0
+        digests.append(read_metadata(tmp_path / name).sha256)
+    assert digests[0] == digests[1] != digests[2]
+
+
+def trained(given: list[Row], **options: Any) -> tuple[Any, Row]:
+    """Train without an artifact to start from."""
+    data = read_dataset(SourceRow(f"row {number}", row) for number, row in enumerate(given))
+    with show_progress() as steps:
+        return train(
+            data, options.pop("base", None), objective="cross_entropy", seed=0, steps=steps, **options
+        )
+
+
+def test_held_out_rows_teach_nothing() -> None:
+    """Whatever the rows marked heldout say, the artifact is the same to the last byte."""
+    train_rows = rows(30, split="train")
+    held = [{**row, "id": f"h{row['id']}", "split": "heldout"} for row in rows(12)]
+    other = [{**row, "output_tokens": 5000, "prompt": "Other words."} for row in held]
+    first, again = trained([*held, *train_rows])[0], trained([*other, *train_rows])[0]
+    assert first.ranker.models == again.ranker.models
+    assert first.calibration == again.calibration
+    np.testing.assert_array_equal(first.head.weights, again.head.weights)
+
+
+def test_without_a_split_the_last_fifth_teaches_nothing() -> None:
+    """Time decides: what came last is left to be evaluated on."""
+    given = rows(40)
+    changed = [*given[:32], *({**row, "output_tokens": 5000} for row in given[32:])]
+    first, again = trained(given)[0], trained(changed)[0]
+    assert first.ranker.models == again.ranker.models
+    assert first.calibration == again.calibration
+
+
+def test_censored_rows_stay_out_of_the_calibration() -> None:
+    """They are ranked, tied at their cap; no expected length comes from them."""
+    given = rows(60)
+    cut = [{**row, "output_tokens": 9, "max_tokens": 9} if i % 3 == 2 else row for i, row in enumerate(given)]
+    bundle, report = trained(cut)
+    whole = [row["output_tokens"] for i, row in enumerate(cut[:48]) if i % 3 != 2]
+    assert report["rows_censored"] == 16
+    calibration = bundle.calibration
+    for tokens in (calibration.tokens, calibration.p10_tokens, calibration.p90_tokens):
+        assert min(whole) <= tokens.y[0] <= tokens.y[-1] <= max(whole)
+    assert calibration.tokens.y[-1] > 9
+
+
+def test_the_target_is_the_place_among_the_lengths() -> None:
+    """Ties share their mean place, so a long tail weighs no more than its ranks."""
+    assert rank_target(np.array([5.0, 1.0, 5.0, 1e7])).tolist() == [0.625, 0.25, 0.625, 1.0]
+
+
+def test_training_starts_from_what_other_prompts_taught() -> None:
+    """By default the shipped prior columns are lent under their names; with none there are none."""
+    base = load_artifact(DEFAULT_ARTIFACT).head
+    lent = [name for name in base.names if ".prior_" in name]
+    with_base = trained(rows(30), base=base)[0].head.names
+    alone = trained(rows(30))[0].head.names
+    assert lent
+    assert with_base[: len(lent)] == tuple(lent)
+    assert not any(".prior_" in name for name in alone)
+
+
+SMALL = {
+    "one row": rows(1),
+    "two rows": rows(2),
+    "one length": [{**row, "output_tokens": 7} for row in rows(20)],
+    "no length": [{**row, "output_tokens": 0} for row in rows(20)],
+    "one prompt": [{**row, "prompt": "Go on."} for row in rows(20)],
+    "blank prompts": [{**row, "prompt": " "} for row in rows(20)],
+    "token ids": [{**row, "prompt": [1, 2, 3]} for row in rows(20)],
+    "every answer cut": [{**row, "truncated": True} for row in rows(20)],
+    "absurd lengths": [{**row, "output_tokens": 10_000_000 * (i % 2)} for i, row in enumerate(rows(20))],
+    "a prompt of fifty megabytes": [*rows(20), {"prompt": "iron " * (10 << 20), "output_tokens": 5}],
+}
+
+
+@pytest.mark.parametrize("base", ["shipped", "none"])
+@pytest.mark.parametrize("what", SMALL)
+def test_the_poorest_data_give_an_artifact_that_serves(
+    run: Run, lengths: Callable[[list[Row]], Path], tmp_path: Path, what: str, base: str
+) -> None:
+    """One row, one length, one prompt: no failure, no warning, and every request gets a prediction in range."""
+    chosen = DEFAULT_ARTIFACT if base == "shipped" else "none"
+    status, _, err = run("train", "--from", lengths(SMALL[what]), "--out", tmp_path / "art", "--base", chosen)
+    assert (status, err) == (0, "")
+    ranker = LightGBMRanker.load(tmp_path / "art")
+    usable = [row["output_tokens"] for row in SMALL[what]]
+    for prompt in ("", "Is it?", "Write an essay. " * 500):
+        one = ranker.predict(asked(prompt))
+        assert 0 <= one.quantile <= 1
+        assert min(usable) <= one.p10_tokens <= one.p90_tokens <= max(usable)
+
+
+def test_bad_rows_among_good_ones_are_counted_or_named(
+    run: Run, lengths: Callable[[list[Row]], Path], tmp_path: Path
+) -> None:
+    """What says nothing is skipped and counted; a wrong type ends with file and line, and writes nothing."""
+    bad = [
+        {"prompt": "x"},
+        {"output_tokens": 4},
+        {"prompt": "x", "output_tokens": float("nan")},
+        {"prompt": "x", "output_tokens": -3},
+        {"prompt": "x", "output_tokens": 10**12},
+        {"prompt": "x", "output_tokens": 3, "id": "0"},
+    ]
+    status, out, _ = run("train", "--from", lengths([*rows(20), *bad]), "--out", tmp_path / "art", "--json")
+    assert status == 0
+    assert sum(json.loads(out)["rows_skipped"].values()) == len(bad)
+    path = lengths([*rows(3), {"prompt": "x", "output_tokens": "many"}])
+    status, out, err = run("train", "--from", path, "--out", tmp_path / "other", "--json")
+    assert (status, out) == (1, "")
+    assert err == f"headway train: {path}:4: output_tokens is a str, a number is expected\n"
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ([], "no usable row (the source is empty)"),
+        ([{"prompt": "x"}], "no usable row (1 skipped: no output_tokens)"),
+        (rows(4, split="heldout"), "no row has split train"),
+    ],
+)
+def test_nothing_to_train_on_is_one_line_that_names_the_file(
+    run: Run, lengths: Callable[[list[Row]], Path], tmp_path: Path, given: list[Row], says: str
+) -> None:
+    """The exit status is 1 and stdout stays empty, so that a script notices."""
+    path = lengths(given)
+    assert run("train", "--from", path, "--out", tmp_path / "art") == (
+        1,
+        "",
+        f"headway train: {path}: {says}\n",
+    )
+
+
+def test_where_it_cannot_write_it_says_so(
+    run: Run, lengths: Callable[[list[Row]], Path], tmp_path: Path
+) -> None:
+    """A directory with other things in it, a file in its way: one line, and what is there stays."""
+    source = lengths(rows(4))
+    status, _, err = run("train", "--from", source, "--out", tmp_path, "--base", "none")
+    assert status == 1
+    assert "is not an artifact; choose another --out" in err
+    status, _, err = run("train", "--from", source, "--out", source / "art", "--base", "none")
+    assert (status, err.count("\n")) == (1, 1)
+    assert "cannot write" in err
+    status, _, err = run("train", "--from", source, "--out", tmp_path / "a", "--base", tmp_path / "nowhere")
+    assert (status, err.count("\n")) == (1, 1)
+
+
+@pytest.mark.parametrize("options", [["--seed", "-1"], ["--seed", "one"], ["--objective", "magic"]])
+def test_an_option_that_cannot_be_is_refused_before_anything_is_read(options: list[str], run: Run) -> None:
+    """As a misspelt option is: exit status 2 and the usage."""
+    with pytest.raises(SystemExit) as ended:
+        run("train", "--from", "nowhere.jsonl", *options)
+    assert ended.value.code == 2
+
+
+@pytest.mark.parametrize("objective", ["cross_entropy", "regression", "lambdarank", "rank_xendcg"])
+def test_each_objective_that_was_compared_can_be_chosen(
+    run: Run, lengths: Callable[[list[Row]], Path], tmp_path: Path, objective: str
+) -> None:
+    """Lambdarank and xendcg see groups, regression lengths' places: each gives an artifact that orders."""
+    out = tmp_path / "art"
+    assert run("train", "--from", lengths(rows(60)), "--out", out, "--objective", objective)[0] == 0
+    ranker = LightGBMRanker.load(out)
+    low, high = (ranker.predict(asked(KINDS[kind][0].format("tin"))).quantile for kind in (0, 2))
+    assert low < high
+
+
+def log_of(path: Path, drop: int = 0) -> str:
+    """A traffic log of forty requests by the shipped ranker, its schema lacking the first `drop` fixed names."""
+    ranker = LightGBMRanker.load()
+    records, names = [], ranker.artifact.schema.names[drop:]
+    for number, row in enumerate(rows(40)):
+        features = ranker.features(asked(row["prompt"]))[0]
+        records.append(
+            TrafficRecord(
+                f"r{number}", number, "/v1/chat/completions", Outcome.COMPLETED, finish_reason="stop",
+                output_tokens=row["output_tokens"], schema="old",
+                features=features.values[drop:].astype("<f4").tobytes(),
+            )
+        )  # fmt: skip
+    database = open_store(path)
+    write_records(database, records, {"old": names})
+    database.close()
+    return f"sqlite:///{path}"
+
+
+@pytest.mark.parametrize("drop", [0, 7])
+def test_a_traffic_log_without_any_text_trains(run: Run, tmp_path: Path, drop: int) -> None:
+    """On logged numbers, an older schema's too: what it lacks is absent, the head that wrote it stays."""
+    source = log_of(tmp_path / "traffic.db", drop)
+    status, out, err = run("train", "--from", source, "--out", tmp_path / "art", "--json")
+    assert (status, err) == (0, "")
+    assert json.loads(out)["rows"] == 32
+    artifact = load_artifact(tmp_path / "art")
+    assert artifact.schema == schema_of(load_artifact(DEFAULT_ARTIFACT).head)
+    ranker = LightGBMRanker(artifact)
+    low, high = (ranker.predict(asked(KINDS[kind][0].format("tin"))).quantile for kind in (0, 2))
+    assert low < high
+
+
+def test_a_traffic_log_needs_the_head_that_wrote_it(run: Run, tmp_path: Path) -> None:
+    """Without text there is nothing to fit one on: the error names the option to give."""
+    source = log_of(tmp_path / "traffic.db")
+    status, _, err = run("train", "--from", source, "--out", tmp_path / "art", "--base", "none")
+    assert status == 1
+    assert "--base" in err
+
+
+def test_training_again_replaces_the_artifact(
+    run: Run, lengths: Callable[[list[Row]], Path], tmp_path: Path
+) -> None:
+    """The second has other hashes and no file of the first's is left behind."""
+    out = tmp_path / "art"
+    shutil.copytree(DEFAULT_ARTIFACT, out)
+    assert run("train", "--from", lengths(rows(12)), "--out", out)[0] == 0
+    assert not (out / "MODEL_CARD.md").exists()
+    assert load_artifact(out).metadata.training["rows"] == 9
