@@ -164,6 +164,26 @@ def test_every_body_that_is_accepted_has_features(fields: dict[str, Any], api: A
     assert 0 <= RANKER.score(features).quantile <= 1
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"temperature": 1e300},
+        {"temperature": -1e39},
+        {"top_p": 1e300},
+        {"sampling_params": {"temperature": 1e39}},
+        {"max_tokens": 10**30},
+        {"n": 2**60},
+        {"min_tokens": -(2**62)},
+        {"stop": ["a"] * 100_000},
+        {"model": "9999b" * 1000},
+    ],
+)
+def test_a_number_out_of_all_reason_is_no_infinity(fields: dict[str, Any]) -> None:
+    """What single precision cannot hold is cut to what it can; no warning, and the other features stand."""
+    features, _ = RANKER.features(asked("Hi there", **fields))
+    assert not np.isinf(features.values).any()
+
+
 HI = user("Hi there")
 MOVES: dict[str, tuple[dict[str, Any], str]] = {
     "another turn": (user("Hi there", ("user", "One"), ("assistant", "Two")), "turn.count"),

@@ -185,4 +185,6 @@ def _log(value: int | None) -> float:
 
 
 def _clean(value: float | None) -> float:
-    return float(value) if value is not None and math.isfinite(value) else _NAN
+    if value is None or not math.isfinite(value):
+        return _NAN
+    return min(float(_LARGEST), max(-float(_LARGEST), value))
