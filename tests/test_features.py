@@ -250,6 +250,16 @@ def test_what_tells_of_the_length_moves_its_feature(what: str) -> None:
     assert plain.values[column] != other.values[column]
 
 
+def test_a_completion_is_told_from_a_chat() -> None:
+    """The same prompt is continued by one route and answered by the other."""
+    body = body_from_dict({"prompt": "Hi there"})
+    said = [
+        features_of(body, api).named()["control.completion"]
+        for api in (Api.CHAT, Api.COMPLETIONS, Api.GENERATE)
+    ]
+    assert said == [0, 1, 1]
+
+
 SAME: dict[str, dict[str, Any]] = {
     "a prompt of completions": {"prompt": "Hi there"},
     "the first of several prompts": {"prompt": ["Hi there", "Hi there"]},

@@ -61,8 +61,10 @@ def read_source(source: str) -> Iterator[SourceRow]:
 def fingerprint(source: str) -> str:
     """Sixteen digits that tell one file's content from another's; a traffic log goes by its name, for it grows."""
     path = Path(source)
-    data = source.encode() if "://" in source or not path.is_file() else path.read_bytes()
-    return hashlib.sha256(data).hexdigest()[:16]
+    if "://" in source or not path.is_file():
+        return hashlib.sha256(source.encode()).hexdigest()[:16]
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def _read_jsonl(path: Path) -> Iterator[SourceRow]:
