@@ -13,9 +13,11 @@ from rankers import asked
 import headway
 from predictor.artifact import load_artifact, read_metadata
 from predictor.features.extractor import schema_of
+from predictor.features.schema import FloatArray
 from predictor.lightgbm_ranker import DEFAULT_ARTIFACT, LightGBMRanker
 from predictor.records import Outcome, TrafficRecord
 from predictor.traffic_store import open_store, write_records
+from training.bundle import write_bundle
 from training.dataset import read_dataset
 from training.progress import show_progress
 from training.sources import SourceRow
@@ -317,3 +319,41 @@ def test_training_again_replaces_the_artifact(
     assert run("train", "--from", lengths(rows(12)), "--out", out)[0] == 0
     assert not (out / "MODEL_CARD.md").exists()
     assert load_artifact(out).metadata.training["rows"] == 9
+
+
+def logged_rows(matrix: FloatArray, names: tuple[str, ...]) -> list[Row]:
+    """A traffic log of these vectors, whose lengths follow their first column."""
+    return [
+        {
+            "id": f"r{number}", "output_tokens": 10 + number, "truncated": False, "feature_names": names,
+            "features": vector.astype("<f4").tobytes(),
+        }
+        for number, vector in enumerate(matrix)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("what", ["one row", "all absent", "infinities", "huge", "constant", "another head"])
+def test_the_poorest_log_gives_an_artifact_that_serves(what: str, tmp_path: Path) -> None:
+    """Of a log too: one row, columns that no row has, numbers at the edge of single precision, another head's
+    rows among ours, as after every publication: no failure, no warning, and predictions in range."""
+    artifact = load_artifact(DEFAULT_ARTIFACT)
+    names, rng = artifact.schema.names, np.random.default_rng(0)
+    matrix = rng.normal(size=(30, len(names))).astype(np.float32)
+    if what == "one row":
+        matrix = matrix[:1]
+    elif what == "all absent":
+        matrix[:] = np.nan
+    elif what == "infinities":
+        matrix[rng.random(matrix.shape) < 0.1] = np.inf
+    elif what == "huge":
+        matrix = rng.choice(np.array([3e38, -3e38, 0, 1], dtype=np.float32), size=matrix.shape)
+    elif what == "constant":
+        matrix[:] = 1
+    elif what == "another head":
+        matrix[::2, -len(artifact.head.names) :] = np.nan
+    bundle, report = trained(logged_rows(matrix, names), base=artifact.head)
+    write_bundle(bundle, tmp_path / "art", report)
+    ranker = LightGBMRanker.load(tmp_path / "art")
+    one = ranker.predict(asked("Hello"))
+    assert 0 <= one.quantile <= 1
+    assert 10 <= one.p10_tokens <= one.p90_tokens <= 40

@@ -102,6 +102,7 @@ def logged_example(location: str, row: Row) -> Example:
     if len(row["features"]) != 4 * len(names):
         raise DataError(f"{location}: {len(row['features'])} bytes of features for {len(names)} names")
     vector = np.frombuffer(row["features"], dtype="<f4").astype(np.float32)
+    vector[np.isinf(vector)] = np.nan
     tokens, censored = _label(location, row, row.get("max_tokens"))
     return Example(
         output_tokens=tokens,

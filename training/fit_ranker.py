@@ -70,10 +70,13 @@ def fit_ranker(
     seed: int,
     advance: Callable[[], None] = lambda: None,
 ) -> FittedRanker:
-    """Fit every voice; `advance` is called once per voice."""
+    """Fit every voice; `advance` is called once per voice.
+
+    As in serving, a voice is silent where its feature is absent; one that is absent everywhere is left out.
+    """
     members: list[Member] = []
     models: dict[str, str] = {}
-    total = np.zeros(len(rows.target))
+    total, weights = np.zeros(len(rows.target)), np.zeros(len(rows.target))
     for number, voice in enumerate(voices):
         file = None
         if voice.feature is not None:
@@ -82,11 +85,15 @@ def fit_ranker(
             file = f"booster-{number}.txt.gz"
             booster, scores = _cross_fit(rows, voice.objective, seed + number)
             models[file] = booster.model_to_string()
-        center, scale = float(scores.mean()), max(float(scores.std()), 1e-6)
-        members.append(Member(voice.objective, voice.weight, center, scale, file, voice.feature))
-        total += voice.weight * (scores - center) / scale
         advance()
-    return FittedRanker(members, models, total / sum(voice.weight for voice in voices))
+        speaks = ~np.isnan(scores)
+        if not speaks.any():
+            continue
+        center, scale = float(scores[speaks].mean()), max(float(scores[speaks].std()), 1e-6)
+        members.append(Member(voice.objective, voice.weight, center, scale, file, voice.feature))
+        total[speaks] += voice.weight * (scores[speaks] - center) / scale
+        weights += voice.weight * speaks
+    return FittedRanker(members, models, total / np.maximum(weights, 1e-12))
 
 
 def _cross_fit(rows: Rows, objective: str, seed: int) -> tuple[lightgbm.Booster, DoubleArray]:
@@ -102,6 +109,8 @@ def _cross_fit(rows: Rows, objective: str, seed: int) -> tuple[lightgbm.Booster,
 def fit_booster(rows: Rows, objective: str, seed: int) -> lightgbm.Booster:
     """One booster. Ranking objectives see random groups of rows, as if these had waited together."""
     parameters = {**_COMMON, "objective": objective, "seed": seed}
+    if len(rows.target) == 1:
+        parameters["bagging_freq"] = 0  # seven tenths of one row are none
     if objective not in RANKING:
         data = lightgbm.Dataset(rows.matrix, rows.target, weight=rows.weight)
         return lightgbm.train(parameters, data, _ROUNDS)
