@@ -60,8 +60,9 @@ class SelfTest(msgspec.Struct, frozen=True):
 
 
 class Artifact(msgspec.Struct, frozen=True):
-    """A ranker that is loaded and has passed its self-test."""
+    """A ranker that is loaded and has passed its self-test; its `id` names its content."""
 
+    id: str
     metadata: Metadata
     schema: Schema
     head: TextHead
@@ -71,7 +72,15 @@ class Artifact(msgspec.Struct, frozen=True):
 
 def read_metadata(directory: Path) -> Metadata:
     """Parse metadata.json alone. Raises ArtifactError."""
-    data = _read(directory, METADATA)
+    return _parse_metadata(directory, _read(directory, METADATA))
+
+
+def metadata_id(metadata: bytes) -> str:
+    """The id of the artifact whose metadata.json holds these bytes: 16 hex digits of their SHA-256."""
+    return hashlib.sha256(metadata).hexdigest()[:16]
+
+
+def _parse_metadata(directory: Path, data: bytes) -> Metadata:
     try:
         metadata = msgspec.json.decode(data, type=Metadata)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -93,10 +102,11 @@ def load_artifact(directory: Path) -> Artifact:
     LightGBM may abort the whole process on a damaged model whose hash is right: try an artifact that is not
     known to be good with `predictor.trial.try_artifact` first.
     """
-    metadata = read_metadata(directory)
+    data = _read(directory, METADATA)
+    metadata = _parse_metadata(directory, data)
     files = {name: _verified(directory, name, digest) for name, digest in metadata.sha256.items()}
     try:
-        artifact = _parse(directory, metadata, files)
+        artifact = _parse(directory, metadata_id(data), metadata, files)
         _run_selftest(directory, artifact, msgspec.json.decode(files[_SELFTEST], type=SelfTest))
     except ArtifactError:
         raise
@@ -138,7 +148,7 @@ def pack_files(
     return files
 
 
-def _parse(directory: Path, metadata: Metadata, files: dict[str, bytes]) -> Artifact:
+def _parse(directory: Path, artifact_id: str, metadata: Metadata, files: dict[str, bytes]) -> Artifact:
     head = head_from_bytes(files[_HEAD])
     schema = schema_of(head)
     _check_schema(directory, metadata, schema)
@@ -148,6 +158,7 @@ def _parse(directory: Path, metadata: Metadata, files: dict[str, bytes]) -> Arti
         if member.file is not None
     }
     return Artifact(
+        id=artifact_id,
         metadata=metadata,
         schema=schema,
         head=head,

@@ -52,6 +52,14 @@ class Calibration(msgspec.Struct, frozen=True):
             if not 0 <= tokens.y[0] <= tokens.y[-1] <= MAX_TOKENS:
                 raise ValueError(f"expected tokens lie between 0 and {MAX_TOKENS:g}")
 
+    def quantile_by_tokens(self) -> MonotoneMap:
+        """The quantile that goes with so many expected tokens, where these were corrected after the score."""
+        by_tokens: dict[float, float] = {}
+        for score in sorted({*self.quantile.x, *self.tokens.x}):
+            # Of scores that expect equally many tokens the last one counts.
+            by_tokens[self.tokens(score)] = self.quantile(score)
+        return MonotoneMap(list(by_tokens), list(by_tokens.values()))
+
     def predict(self, score: float) -> Prediction:
         """The whole prediction of one score."""
         return Prediction(

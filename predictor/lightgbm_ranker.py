@@ -19,6 +19,7 @@ class LightGBMRanker:
         self.artifact = artifact
         self.history = History() if history is None else history
         self._extractor = FeatureExtractor(artifact.head)
+        self.places = artifact.calibration.quantile_by_tokens()
 
     @classmethod
     def load(cls, directory: Path = DEFAULT_ARTIFACT, history: History | None = None) -> "LightGBMRanker":
@@ -27,8 +28,8 @@ class LightGBMRanker:
 
     @property
     def artifact_id(self) -> str:
-        """The artifact's name."""
-        return self.artifact.metadata.name
+        """Names the artifact's content: the directory's name under the state directory."""
+        return self.artifact.id
 
     def predict(self, request: InferenceRequest) -> Prediction:
         """Predict one request from its body and the history so far."""

@@ -5,7 +5,6 @@
 <state>/models/shadow            the id of the one that is only watched; missing: none
 """
 
-import hashlib
 import os
 import re
 import tempfile
@@ -13,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
-from predictor.artifact import METADATA
+from predictor.artifact import METADATA, metadata_id
 from predictor.errors import ArtifactError, PredictorError
 
 _ID: Final = re.compile(r"[0-9a-f]{16}")
@@ -59,11 +58,6 @@ def artifact_id_of(directory: Path) -> str:
         return metadata_id((directory / METADATA).read_bytes())
     except OSError as error:
         raise ArtifactError(directory, f"cannot read {METADATA}: {error.strerror}") from error
-
-
-def metadata_id(metadata: bytes) -> str:
-    """The id of the artifact whose metadata.json holds these bytes."""
-    return hashlib.sha256(metadata).hexdigest()[:16]
 
 
 def read_pointer(state: Path, role: Role) -> str | None:

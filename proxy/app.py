@@ -20,13 +20,14 @@ from proxy.dispatcher import Dispatcher
 from proxy.engines.registry import Engines
 from proxy.errors import Draining, MethodNotAllowed, UnknownRoute
 from proxy.fairness import Fairness
-from proxy.gauges import watch_engine, watch_proxy
+from proxy.gauges import watch_engine, watch_proxy, watch_ranker
 from proxy.health import HealthWatch
+from proxy.learning import Learning, make_ranking
 from proxy.metrics import Metrics
-from proxy.order import make_identities, make_scheduler, new_order
+from proxy.order import fallen_back, make_identities, make_scheduler, new_order
 from proxy.owners import Owners
 from proxy.passing import Passing
-from proxy.ranking import Estimator, Ranking
+from proxy.ranking import Estimator
 from proxy.replies import error_response, json_response
 from proxy.routes import Handling, find_route
 from proxy.scheduling.policy import Policy
@@ -59,8 +60,10 @@ class Headway:
         """`estimator`, `policy` and `clock` replace the configured ones, for the demo's arms and for tests."""
         self.settings = settings
         self._clock = clock or Clock()
-        self._estimator = estimator or _ranking(settings.policy)
+        self._estimator = estimator or make_ranking(settings)
         self._scheduler = make_scheduler(settings, policy)
+        self._policies = {one.name: one.policy for one in self._scheduler.classes}
+        self._learning = Learning(settings, self._estimator, self._switch_order)
         self._windows = Windows(self._scheduler, fixed=settings.window)
         self._dispatcher = Dispatcher(self._scheduler, self._windows, self._clock)
         self._identities = make_identities(settings, self._scheduler.classes)
@@ -101,13 +104,15 @@ class Headway:
             self._books.fairness,
             lambda: self._log.dropped if self._log else 0,
         )
+        watch_ranker(self.metrics, self._learning)
+        await self._learning.start()
         self._listeners.append(Listener(self.handle, settings, settings.host, settings.port))
         self.port = await self._listeners[0].start()
         if settings.admin_port is not None:
             admin = Admin(self.metrics, self.status, self.drain)
             self._listeners.append(Listener(admin.handle, settings, settings.admin_host, settings.admin_port))
             self.admin_port = await self._listeners[1].start()
-        running = (self._health.run(), self._engines.run(), self._dispatcher.run())
+        running = (self._health.run(), self._engines.run(), self._dispatcher.run(), *self._learning.running())
         self._tasks += [asyncio.create_task(part) for part in running]
         # Requests are taken already; this only lets whoever starts us find the engines looked at.
         with suppress(TimeoutError):
@@ -133,6 +138,7 @@ class Headway:
             estimator=self._estimator,
             engines=self._engines,
             record=self._record,
+            learning=self._learning,
             mode=settings.mode,
             text_mode=settings.text_mode,
             fairness=Fairness({key.tenant: key.weight for key in settings.keys}),
@@ -180,11 +186,17 @@ class Headway:
         Whoever waits is keyed anew. Raises SettingsError where classes come, go or change otherwise: that
         needs a restart, and nothing is changed.
         """
-        identities, policies = new_order(settings, self._scheduler.classes)
-        self._dispatcher.apply(self._scheduler.switch_policies(policies, self._clock.now_us()))
+        identities, self._policies = new_order(settings, self._scheduler.classes)
+        self._switch_order(self._learning.guardrail.fallen)
+        self._learning.wake()
         self._serving.identities = identities
         self.settings = msgspec.structs.replace(self.settings, default_class=settings.default_class)
-        _LOG.info("reloaded: %s", ", ".join(f"{name} {one.name}" for name, one in policies.items()))
+        _LOG.info("reloaded: %s", ", ".join(f"{name} {one.name}" for name, one in self._policies.items()))
+
+    def _switch_order(self, fallen: bool) -> None:
+        """The configured order, or first come, first served while the ranker may not order."""
+        policies = fallen_back(self._policies) if fallen else self._policies
+        self._dispatcher.apply(self._scheduler.switch_policies(policies, self._clock.now_us()))
 
     async def look(self) -> None:
         """Look at the engines now, and not only at the next turn: one has just come up."""
@@ -249,6 +261,7 @@ class Headway:
             policy=self._policy.name,
             max_overtake_s=None if bound_us is None else bound_us / 1e6,
             artifact=self._estimator.artifact_id,
+            ranker=self._learning.status(),
             draining=self._serving.draining,
             waiting=self._scheduler.waiting,
             running=self._scheduler.running,
@@ -286,11 +299,3 @@ class Headway:
     def _record(self, record: TrafficRecord, schema: Schema | None) -> None:
         if self._log is not None:
             self._log.put(record, schema)
-
-
-def _ranking(policy: str) -> Ranking:
-    """The ranker that comes in the wheel; first come, first served has nothing to predict."""
-    ranking = Ranking()
-    if policy != "fcfs":
-        ranking.load()
-    return ranking

@@ -11,11 +11,14 @@ from proxy.clock import Clock
 from proxy.engines.registry import Engines
 from proxy.exchange import Exchange
 from proxy.fairness import Fairness
+from proxy.learning import Learning
 from proxy.metrics import Metrics
 from proxy.order_watch import OrderWatch, Sighting, Verdict
-from proxy.ranking import Estimator
+from proxy.ranking import NEUTRAL, Estimate, Estimator
 
 _LOG: Final = logging.getLogger("headway.order")
+# What the engines' dialects call an answer that was cut at its limit.
+_CUT: Final = frozenset({"length", "max_tokens", "max_output_tokens", "incomplete"})
 _ENDED_BY_ITSELF: Final = frozenset(
     {"stop", "tool_calls", "function_call", "end_turn", "stop_sequence", "tool_use", "completed"}
 )
@@ -32,6 +35,7 @@ class Bookkeeper:
         estimator: Estimator,
         engines: Engines,
         record: Callable[[TrafficRecord, Schema | None], None],
+        learning: Learning,
         mode: str,
         text_mode: str,
         fairness: Fairness,
@@ -40,6 +44,7 @@ class Bookkeeper:
         self._metrics = metrics
         self._estimator = estimator
         self._record = record
+        self._learning = learning
         self._mode = mode
         self._text_mode = text_mode
         self.fairness = fairness
@@ -56,22 +61,27 @@ class Bookkeeper:
         tokens = exchange.actual_tokens()
         if tokens is not None and exchange.identity is not None:
             self.fairness.served(exchange.identity.tenant, tokens, self._clock.now_us())
-        features = exchange.estimate.features if exchange.estimate else None
+        estimate = exchange.estimate or Estimate(NEUTRAL)
         self._record(
             exchange.record(
                 policy=policy,
                 mode=self._mode,
-                artifact=self._estimator.artifact_id,
+                artifact=estimate.artifact or self._estimator.artifact_id,
                 text_mode=self._text_mode,
             ),
-            features.schema if features else None,
+            estimate.features.schema if estimate.features else None,
         )
 
     def _learn(self, exchange: Exchange) -> None:
         """Only answers that ended by themselves are lengths; a cut one says no more than 'at least'."""
         tokens = exchange.usage.completion_tokens if exchange.usage else None
-        if exchange.estimate is None or tokens is None or exchange.finish_reason not in _ENDED_BY_ITSELF:
+        if exchange.estimate is None or tokens is None:
             return
+        if exchange.finish_reason in _CUT:
+            self._learning.ended(exchange, tokens, cut=True)
+        if exchange.finish_reason not in _ENDED_BY_ITSELF:
+            return
+        self._learning.ended(exchange, tokens, cut=False)
         self._estimator.learn(exchange.estimate, tokens, self._clock.now_us() / 1e6)
 
     def _watch_order(self, exchange: Exchange) -> None:

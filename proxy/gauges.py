@@ -4,8 +4,10 @@ import math
 from collections.abc import Callable
 from typing import Final
 
+from predictor.live_order import Accuracy
 from proxy.clock import Clock
 from proxy.fairness import Fairness
+from proxy.learning import Learning
 from proxy.metrics import Metrics
 from proxy.order_watch import OrderWatch, Verdict
 from proxy.scheduling.scheduler import Replica, Scheduler
@@ -30,6 +32,50 @@ def watch_proxy(
     gauge(
         "headway_clock_skew_seconds", "Wall clock against the proxy's clock.", lambda: clock.skew_us() / 1e6
     )
+
+
+def watch_ranker(metrics: Metrics, learning: Learning) -> None:
+    """How well the ranker does, and whether it may order; NaN while too little has ended to tell."""
+    guardrail, shadow = learning.guardrail, learning.shadow
+    metrics.count(
+        "headway_ranker_failures",
+        "Requests that could not be ranked and keep their arrival order.",
+        lambda: learning.failures,
+    )
+    metrics.gauge(
+        "headway_live_pairwise_accuracy",
+        "Share of pairs of the last ended requests that were predicted in the right order; 0.5 is chance.",
+        lambda: _share(guardrail.order.accuracy()),
+    )
+    metrics.gauge(
+        "headway_shadow_pairwise_accuracy",
+        "The same of the shadow artifact, on a sample of them.",
+        lambda: _share(shadow.accuracies[0]),
+    )
+    metrics.gauge(
+        "headway_length_drift",
+        "Tokens that the artifact expected over those that came, before recalibration.",
+        lambda: guardrail.order.drift() or math.nan,
+    )
+    metrics.gauge(
+        "headway_fallback_fcfs",
+        "1: the order is first come, first served, because the ranker was proved too bad.",
+        lambda: float(guardrail.fallen),
+    )
+    metrics.counts(
+        "headway_artifact_reloads",
+        "Published artifacts that were taken into service, refused, or whose pointer could not be read.",
+        ("role", "outcome"),
+        lambda: {
+            (role.value, outcome): count
+            for role, watch in learning.watches.items()
+            for outcome, count in watch.outcomes.items()
+        },
+    )
+
+
+def _share(accuracy: Accuracy | None) -> float:
+    return math.nan if accuracy is None else accuracy.share
 
 
 def watch_engine(metrics: Metrics, replica: Replica, order: OrderWatch) -> None:

@@ -1,17 +1,40 @@
 """What the proxy counts, in Prometheus form, with its handles bound once so that counting costs little."""
 
 import collections
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
 from prometheus_client.exposition import generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 from predictor.records import Outcome
 from predictor.request import Api
 from proxy.exchange import Exchange
 
 _SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+
+
+class _Counts(Collector):
+    """A counter's series, asked of whoever keeps them."""
+
+    def __init__(
+        self,
+        name: str,
+        text: str,
+        labels: Sequence[str],
+        read: Callable[[], Mapping[tuple[str, ...], float]],
+    ) -> None:
+        self._family = partial(CounterMetricFamily, name, text, labels=labels)
+        self._read = read
+
+    def collect(self) -> Iterator[Metric]:
+        family = self._family()
+        for values, count in self._read().items():
+            family.add_metric(values, count)
+        yield family
 
 
 class Metrics:
@@ -47,6 +70,20 @@ class Metrics:
     def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
         """A gauge that is read when /metrics is."""
         Gauge(name, text, registry=self.registry).set_function(read)
+
+    def count(self, name: str, text: str, read: Callable[[], float]) -> None:
+        """A counter that somebody else keeps, read when /metrics is; `name` without `_total`."""
+        self.counts(name, text, (), lambda: {(): read()})
+
+    def counts(
+        self,
+        name: str,
+        text: str,
+        labels: Sequence[str],
+        read: Callable[[], Mapping[tuple[str, ...], float]],
+    ) -> None:
+        """The same, one series per tuple of label values."""
+        self.registry.register(_Counts(name, text, labels, read))
 
     def engine_gauge(self, name: str, text: str, engine: str, read: Callable[[], float]) -> None:
         """The same, one series per engine."""

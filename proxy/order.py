@@ -1,11 +1,13 @@
 """From settings to the scheduler: classes, tenants, limits, policies."""
 
+from collections.abc import Mapping
+
 import msgspec
 
 from proxy.identity import Identities, KeySettings
 from proxy.scheduling.classes import ServiceClass, default_classes
 from proxy.scheduling.fair import TenantLimits
-from proxy.scheduling.policy import MICROSECONDS, Policy, make_policy
+from proxy.scheduling.policy import MICROSECONDS, Fcfs, Policy, make_policy
 from proxy.scheduling.scheduler import QueueLimits, Scheduler
 from proxy.settings import ClassSettings, Settings, SettingsError
 
@@ -94,3 +96,11 @@ def new_order(settings: Settings, classes: tuple[ServiceClass, ...]) -> tuple[Id
     if len(wanted) != len(classes):
         raise SettingsError("classes came or went: restart to take them over")
     return make_identities(settings, wanted), {one.name: one.policy for one in wanted}
+
+
+def fallen_back(policies: Mapping[str, Policy]) -> dict[str, Policy]:
+    """First come, first served in the place of every policy that goes by predictions."""
+    return {
+        name: policy if policy.name == "fcfs" else Fcfs(policy.overtake_bound_us or 0)
+        for name, policy in policies.items()
+    }

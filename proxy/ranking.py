@@ -1,31 +1,41 @@
 """The ranker in service: it can be swapped between requests, and if it fails the order is FCFS."""
 
 import logging
+import math
 from pathlib import Path
 from typing import Final, Protocol
 
 import msgspec
 
+from predictor.calibration import MonotoneMap
 from predictor.errors import PredictorError
 from predictor.features.schema import Features
 from predictor.history import History, HistoryKey
 from predictor.lightgbm_ranker import DEFAULT_ARTIFACT, LightGBMRanker
 from predictor.prediction import Prediction, Ranker
+from predictor.recalibration import Bias, Recalibration
 from predictor.request import InferenceRequest
 
 _LOG: Final = logging.getLogger("headway.ranking")
 _MOST_TOKENS: Final = 1e8
 _FAILURES_PER_LINE: Final = 1000
+# A group that differs from everybody by less than this (logarithm) keeps its place in the order.
+_SAME_PLACE: Final = 0.1
 # The same place for everybody is first come, first served.
 NEUTRAL: Final = Prediction(0.5, 256.0, 16.0, 1024.0)
 
 
 class Estimate(msgspec.Struct, frozen=True):
-    """A prediction, with what it was made from where the ranker can tell."""
+    """A prediction, with what it was made from where the ranker can tell.
+
+    `artifact` made it; `scored` is what that one says, before recalibration.
+    """
 
     prediction: Prediction
     features: Features | None = None
     history_key: HistoryKey | None = None
+    artifact: str | None = None
+    scored: Prediction | None = None
 
 
 class Estimator(Protocol):
@@ -62,10 +72,11 @@ class Fixed(msgspec.Struct, frozen=True):
 
 
 class Ranking:
-    """The learned ranker, with its fall-back."""
+    """The learned ranker, with its fall-back, and what recent answers say of its scale."""
 
     def __init__(self, history: History | None = None) -> None:
         self.history = history or History()
+        self.recalibration = Recalibration()
         self._ranker: LightGBMRanker | None = None
         self.failures = 0
 
@@ -73,21 +84,34 @@ class Ranking:
     def artifact_id(self) -> str:
         return "none" if self._ranker is None else self._ranker.artifact_id
 
+    @property
+    def loaded(self) -> bool:
+        """Whether an artifact is in service."""
+        return self._ranker is not None
+
     def load(self, directory: Path = DEFAULT_ARTIFACT) -> bool:
         """Take an artifact into service (35 ms and more: off the loop); on failure the last good one stays."""
         try:
-            self._ranker = LightGBMRanker.load(directory, self.history)
+            self.take(LightGBMRanker.load(directory, self.history))
         except PredictorError as error:
             _LOG.error("artifact %s is not usable, staying with %s: %s", directory, self.artifact_id, error)
             return False
         return True
+
+    def take(self, ranker: LightGBMRanker) -> None:
+        """Put a loaded ranker in the place of the one in service, between two requests."""
+        self._ranker = ranker
+        self.recalibration.clear()
 
     def estimate(self, request: InferenceRequest) -> Estimate:
         if self._ranker is None:
             return Estimate(NEUTRAL)
         try:
             features, key = self._ranker.features(request)
-            return Estimate(_checked(self._ranker.score(features)), features, key)
+            scored = self._ranker.score(features)
+            bias = self.recalibration.bias(key, request.arrival_us / 1e6)
+            prediction = _checked(_corrected(scored, bias, self._ranker.places))
+            return Estimate(prediction, features, key, self._ranker.artifact_id, scored)
         except Exception:  # noqa: BLE001 - promise 3: a broken ranker must cost nobody an answer
             self._failed("this request keeps its arrival order")
             return Estimate(NEUTRAL)
@@ -97,6 +121,9 @@ class Ranking:
             return
         try:
             self._ranker.observe(estimate.history_key, output_tokens, finished_at_s)
+            if estimate.scored is not None and estimate.artifact == self.artifact_id:
+                expected = estimate.scored.tokens
+                self.recalibration.observe(estimate.history_key, expected, output_tokens, finished_at_s)
         except Exception:  # noqa: BLE001 - promise 3, as above
             self._failed("nothing was learned from this answer")
 
@@ -105,6 +132,20 @@ class Ranking:
         if self.failures % _FAILURES_PER_LINE == 0:
             _LOG.exception("the ranker %s failed; %s", self.artifact_id, consequence)
         self.failures += 1
+
+
+def _corrected(scored: Prediction, bias: Bias, places: MonotoneMap) -> Prediction:
+    """Tokens by the group's whole bias. The place in the order only by what sets the group apart from everybody:
+    a common factor changes no order, and so the quantiles stay spread over [0, 1]."""
+    if bias.group == 0 and bias.everybody == 0:
+        return scored
+    factor, apart, quantile = math.exp(bias.group), bias.group - bias.everybody, scored.quantile
+    if abs(apart) >= _SAME_PLACE:
+        moved = places(scored.tokens * math.exp(apart)) - places(scored.tokens)
+        quantile = min(1.0, max(0.0, quantile + moved))
+    return Prediction(
+        quantile, scored.tokens * factor, scored.p10_tokens * factor, scored.p90_tokens * factor
+    )
 
 
 def _checked(prediction: Prediction) -> Prediction:

@@ -204,7 +204,7 @@ class Serving:
         ours = {names.REQUEST_ID: exchange.request_id, names.POLICY: self._policy_name(exchange)}
         if exchange.estimate is not None:
             ours[names.PREDICTED_TOKENS] = str(round(exchange.estimate.prediction.tokens))
-            ours[names.ARTIFACT] = self._estimator.artifact_id
+            ours[names.ARTIFACT] = exchange.estimate.artifact or self._estimator.artifact_id
         waited_until_us = exchange.dispatched_us or self._clock.now_us()
         ours[names.QUEUE_MS] = f"{(waited_until_us - exchange.arrival_us) / 1000:.1f}"
         return ours

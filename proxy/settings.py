@@ -111,6 +111,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     lane_share: Annotated[
         float, Meta(ge=0, le=1, description="Share of dispatches that go to the oldest waiter.")
     ] = 0.0
+    accuracy_floor: Annotated[
+        float,
+        Meta(
+            ge=0,
+            lt=1,
+            description="Share of request pairs that the ranker must put in the right order (0.5: chance); "
+            "proved to be below it, the order is first come, first served until proved otherwise. 0: never.",
+        ),
+    ] = 0.52
     default_class: Annotated[str, Meta(description="Class of requests whose key names none.")] = "standard"
     classes: Annotated[
         tuple[ClassSettings, ...],

@@ -23,6 +23,29 @@ class EngineStatus(msgspec.Struct, frozen=True):
     pairs: int
 
 
+class ShadowStatus(msgspec.Struct, frozen=True):
+    """An artifact that orders nothing. Both accuracies are over the same `requests`, sampled ones."""
+
+    artifact: str
+    accuracy: float | None
+    champion_accuracy: float | None
+    requests: int
+
+
+class RankerStatus(msgspec.Struct, frozen=True):
+    """The ranker in service. `accuracy`: share of pairs among the last `accuracy_requests` in the right order;
+    `drift`: expected over actual tokens; both null while too little has ended."""
+
+    artifact: str
+    failures: int
+    accuracy: float | None
+    accuracy_requests: int
+    drift: float | None
+    fallen_back: bool
+    recalibrated_groups: int
+    shadow: ShadowStatus | None
+
+
 class WaitingStatus(msgspec.Struct, frozen=True):
     """One request that waits; no text, no tenant's secrets."""
 
@@ -40,6 +63,7 @@ class Status(msgspec.Struct, frozen=True):
     policy: str
     max_overtake_s: float | None
     artifact: str
+    ranker: RankerStatus
     draining: bool
     waiting: int
     running: int

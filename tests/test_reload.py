@@ -6,7 +6,7 @@ from pathlib import Path
 import aiohttp
 import msgspec
 import pytest
-from harness import CHAT, engine_of, proxy_before
+from harness import CHAT, engine_of, eventually, proxy_before
 
 from proxy.settings import ClassSettings, SettingsError
 
@@ -14,7 +14,7 @@ from proxy.settings import ClassSettings, SettingsError
 async def test_a_switch_of_policy_loses_nobody_and_rekeys_who_waits(tmp_path: Path) -> None:
     """Requests that wait when the policy changes are all answered, in the new policy's order from then on."""
     async with (
-        engine_of([20], slots=1) as engine,
+        engine_of([60], slots=1) as engine,
         proxy_before(engine.url, state=tmp_path, window=1) as headway,
     ):
         body = {"model": "emulated", "messages": [{"role": "user", "content": "hello"}]}
@@ -27,8 +27,7 @@ async def test_a_switch_of_policy_loses_nobody_and_rekeys_who_waits(tmp_path: Pa
                     return response.headers["x-headway-policy"]
 
             asked = [asyncio.ensure_future(ask()) for _ in range(12)]
-            while headway.status().waiting < 8:
-                await asyncio.sleep(0.001)
+            await eventually(lambda: headway.status().waiting >= 8)
             headway.reload(msgspec.structs.replace(headway.settings, policy="fcfs"))
             policies = await asyncio.gather(*asked)
         assert headway.status().policy == "fcfs"

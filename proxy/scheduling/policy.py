@@ -31,7 +31,13 @@ class Policy(Protocol):
 
 
 class Fcfs(msgspec.Struct, frozen=True):
-    """First come, first served."""
+    """First come, first served.
+
+    `delay_us` counts everybody as having come so much later: among themselves that changes nothing, but
+    requests that an engine already holds with keys up to `delay_us` after their arrival are not passed.
+    """
+
+    delay_us: int = 0
 
     @property
     def name(self) -> str:
@@ -42,7 +48,7 @@ class Fcfs(msgspec.Struct, frozen=True):
         return 0
 
     def key_us(self, arrival_us: int, prediction: Prediction) -> int:
-        return arrival_us
+        return arrival_us + self.delay_us
 
 
 class Quantile(msgspec.Struct, frozen=True):

@@ -1,0 +1,125 @@
+"""How well predictions order what really comes: pairwise accuracy over the requests that ended last.
+
+Told everything; no clock. Answers cut at a limit count as lower bounds (Harrell's C: a pair is known where the
+shorter of the two is not cut), because leaving them out would leave out the longest.
+"""
+
+import math
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+_WINDOW: Final = 256
+_FEWEST: Final = 32
+_FEWEST_PAIRS: Final = 200
+_STANDARD_ERRORS: Final = 2.5
+CHANCE: Final = 0.5
+
+_Doubles = npt.NDArray[np.float64]
+
+
+class Ended(NamedTuple):
+    """One ended request: the predicted `quantile` and `expected` tokens, the `actual` ones, and whether a limit
+    cut them."""
+
+    quantile: float
+    expected: float
+    actual: float
+    cut: bool = False
+
+
+class Accuracy(NamedTuple):
+    """Share of known pairs in the right order (ties in the prediction count half), and its bounds."""
+
+    share: float
+    lowest: float
+    highest: float
+
+
+class LiveOrder:
+    """The last requests, compared with one another; one more costs two passes over the window."""
+
+    def __init__(self, window: int = _WINDOW) -> None:
+        self._quantile: _Doubles = np.zeros(window)
+        self._expected: _Doubles = np.zeros(window)
+        # NaN is nobody: it compares with nothing.
+        self._actual: _Doubles = np.full(window, math.nan)
+        self._cut = np.zeros(window, dtype=np.bool_)
+        self._right: _Doubles = np.zeros(window)
+        self._known: _Doubles = np.zeros(window)
+        self._next = 0
+        self.requests = 0
+
+    def add(self, ended: Ended) -> None:
+        """Take one in; the oldest goes where the window is full."""
+        place, self._next = self._next, (self._next + 1) % len(self._actual)
+        if math.isnan(self._actual[place]):
+            self.requests += 1
+        else:
+            known, right = self._against(place)
+            self._known -= known
+            self._right -= right
+        self._quantile[place], self._expected[place] = ended.quantile, ended.expected
+        self._actual[place], self._cut[place] = ended.actual, ended.cut
+        known, right = self._against(place)
+        self._known += known
+        self._right += right
+        self._known[place], self._right[place] = known.sum(), right.sum()
+
+    def accuracy(self) -> Accuracy | None:
+        """None while too few pairs are known. Bounds by Hoeffding's projection: pairs that share a request are
+        not independent, requests are."""
+        pairs = self._known.sum()
+        if self.requests < _FEWEST or pairs < 2 * _FEWEST_PAIRS:
+            return None
+        share = self._right.sum() / pairs
+        influence = 2 * (self._right - share * self._known)
+        error = _STANDARD_ERRORS * math.sqrt(influence @ influence) / pairs
+        return Accuracy(float(share), float(max(0.0, share - error)), float(min(1.0, share + error)))
+
+    def drift(self) -> float | None:
+        """Expected over actual tokens of the window's uncut requests; None while they are too few."""
+        counted = ~(self._cut | np.isnan(self._actual))
+        actual = self._actual[counted].sum()
+        if counted.sum() < _FEWEST or actual <= 0:
+            return None
+        return float(self._expected[counted].sum() / actual)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._actual.fill(math.nan)
+        self._known.fill(0)
+        self._right.fill(0)
+        self._next = self.requests = 0
+
+    def _against(self, place: int) -> tuple[_Doubles, _Doubles]:
+        """Of the pairs of one request with each other: which are known (1 or 0), and how right (1, 1/2 or 0)."""
+        longer = self._actual[place] - self._actual
+        known = ((longer > 0) & ~self._cut) | ((longer < 0) & (not self._cut[place]))
+        agreed = np.sign(longer) * np.sign(self._quantile[place] - self._quantile)
+        return known.astype(np.float64), np.where(known, (1 + agreed) / 2, 0.0)
+
+
+class Guardrail:
+    """Whether the ranker may order, decided by its live accuracy: proved below the floor it may not, proved above
+    it may again; in between it stays as it was."""
+
+    def __init__(self, floor: float) -> None:
+        """`floor` in [0, 1): 0 lets every ranker order."""
+        self._floor = floor
+        self.order = LiveOrder()
+        self.fallen = False
+
+    def add(self, ended: Ended) -> bool:
+        """Take in one ended request; True where the verdict has changed."""
+        self.order.add(ended)
+        accuracy = self.order.accuracy()
+        before = self.fallen
+        if accuracy is not None:
+            self.fallen = accuracy.lowest <= self._floor if before else accuracy.highest < self._floor
+        return self.fallen is not before
+
+    def begin_anew(self) -> None:
+        """Another ranker predicts from now on: evidence is gathered anew. The verdict stays until it is in."""
+        self.order.clear()

@@ -1,0 +1,168 @@
+"""What the ranker in service is told and held to while it serves: new artifacts, live accuracy, its shadow."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, Final
+
+from predictor.lightgbm_ranker import DEFAULT_ARTIFACT, LightGBMRanker
+from predictor.live_order import Accuracy, Ended, Guardrail
+from predictor.registry import Role
+from proxy.artifact_watch import ArtifactSource, ArtifactWatch, PointerFile
+from proxy.exchange import Exchange
+from proxy.ranking import Estimator, Ranking
+from proxy.settings import Settings
+from proxy.shadow import MOST_SAMPLES, Sample, Shadow
+from proxy.status import RankerStatus, ShadowStatus
+
+_LOG: Final = logging.getLogger("headway.guardrail")
+_TICK_S: Final = 0.5
+# So many ended requests are looked at per tick, the last ones; more would prove nothing sooner.
+_MOST_PER_TICK: Final = 64
+
+
+class Learning:
+    """Everything about a learned ranker that happens beside the requests' path.
+
+    An estimator that is no `Ranking` (an oracle of the demo, a test's) is left alone.
+    """
+
+    def __init__(
+        self, settings: Settings, estimator: Estimator, switch_order: Callable[[bool], None]
+    ) -> None:
+        """`switch_order(True)` makes the order first come, first served; False gives the configured one back."""
+        self._settings = settings
+        self._ranking = estimator if isinstance(estimator, Ranking) else None
+        self._estimator = estimator
+        self._switch_order = switch_order
+        self._ended: deque[Ended] = deque(maxlen=_MOST_PER_TICK)
+        self.guardrail = Guardrail(settings.accuracy_floor)
+        self.shadow = Shadow()
+        self.watches: dict[Role, ArtifactWatch] = {}
+
+    @property
+    def failures(self) -> int:
+        """Requests that the ranker could not rank."""
+        return 0 if self._ranking is None else self._ranking.failures
+
+    async def start(self) -> None:
+        """Load what is published, so that the first request has it; whatever is wrong there, we start."""
+        if self._ranking is None or not self._ranking.loaded:
+            return
+        state = Path(self._settings.state)
+        takes = {
+            Role.CHAMPION: (self._took_champion, DEFAULT_ARTIFACT),
+            Role.SHADOW: (self.shadow.take, None),
+        }
+        for role, (take, unpublished) in takes.items():
+            self.watches[role] = ArtifactWatch(
+                self._source(state, role),
+                role=role,
+                state=state,
+                history=self._ranking.history,
+                take=take,
+                unpublished=unpublished,
+            )
+            await self.watches[role].follow()
+
+    def running(self) -> list[Coroutine[Any, Any, None]]:
+        """What is to run as long as the proxy does."""
+        return [*(watch.run() for watch in self.watches.values()), self._run()]
+
+    def wake(self) -> None:
+        """Look now whether another artifact is published."""
+        for watch in self.watches.values():
+            watch.wake()
+
+    def ended(self, exchange: Exchange, tokens: int, *, cut: bool) -> None:
+        """An answer has ended by itself or at its limit; costs the request's path an entry in a queue."""
+        estimate = exchange.estimate
+        if estimate is None or estimate.scored is None or estimate.artifact != self._estimator.artifact_id:
+            return
+        ended = Ended(estimate.prediction.quantile, estimate.scored.tokens, tokens, cut)
+        self._ended.append(ended)
+        if self.shadow.artifact_id is not None and exchange.body is not None and estimate.features:
+            uncorrected = ended._replace(quantile=estimate.scored.quantile)
+            self.shadow.offer(Sample(exchange.api, exchange.body, estimate.features, uncorrected))
+
+    def status(self) -> RankerStatus:
+        """For the status page."""
+        ranker = self._ranking
+        return RankerStatus(
+            artifact=self._estimator.artifact_id,
+            failures=self.failures,
+            accuracy=_rounded(self.guardrail.order.accuracy()),
+            accuracy_requests=self.guardrail.order.requests,
+            drift=self.guardrail.order.drift(),
+            fallen_back=self.guardrail.fallen,
+            recalibrated_groups=0 if ranker is None else len(ranker.recalibration),
+            shadow=self._shadow_status(),
+        )
+
+    def _shadow_status(self) -> ShadowStatus | None:
+        if self.shadow.artifact_id is None:
+            return None
+        shadow, champion = self.shadow.accuracies
+        return ShadowStatus(
+            self.shadow.artifact_id, _rounded(shadow), _rounded(champion), self.shadow.requests
+        )
+
+    def _source(self, state: Path, role: Role) -> ArtifactSource:
+        return PointerFile(state, role)
+
+    def _took_champion(self, ranker: LightGBMRanker | None) -> None:
+        assert self._ranking is not None and ranker is not None
+        self._ranking.take(ranker)
+        self._ended.clear()
+        self.guardrail.begin_anew()
+        self.shadow.begin_anew()
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(_TICK_S)
+            self.tick()
+            for _ in range(MOST_SAMPLES):
+                self.shadow.score_one()
+                await asyncio.sleep(0)
+
+    def tick(self) -> None:
+        """Hold the predictions of what has ended since the last call against what came."""
+        while self._ended:
+            if self.guardrail.add(self._ended.popleft()):
+                self._say_verdict()
+                self._switch_order(self.guardrail.fallen)
+
+    def _say_verdict(self) -> None:
+        accuracy, floor = self.guardrail.order.accuracy(), self._settings.accuracy_floor
+        assert accuracy is not None
+        seen = f"{accuracy.share:.2f} ({accuracy.lowest:.2f} to {accuracy.highest:.2f})"
+        if self.guardrail.fallen:
+            _LOG.warning(
+                "live pairwise accuracy of %s is %s, below %g: the order falls back to first come, first served",
+                self._estimator.artifact_id,
+                seen,
+                floor,
+            )
+        else:
+            _LOG.info(
+                "live pairwise accuracy of %s is %s, above %g: its order is back",
+                self._estimator.artifact_id,
+                seen,
+                floor,
+            )
+
+
+def make_ranking(settings: Settings) -> Ranking:
+    """The ranker that comes in the wheel; first come, first served has nothing to predict."""
+    ranking = Ranking()
+    if any(
+        policy != "fcfs" for policy in (settings.policy, *(one.policy or "fcfs" for one in settings.classes))
+    ):
+        ranking.load()
+    return ranking
+
+
+def _rounded(accuracy: Accuracy | None) -> float | None:
+    return None if accuracy is None else round(accuracy.share, 4)
