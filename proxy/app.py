@@ -35,14 +35,13 @@ from proxy.scheduling.scheduler import Replica
 from proxy.server import Listener
 from proxy.serving import Serving
 from proxy.settings import Settings
-from proxy.status import EngineStatus, Status, WaitingStatus
+from proxy.status import EngineStatus, Status, first_waiting
 from proxy.traffic_log import TrafficLog
 from proxy.upstream import Upstream
 from proxy.windows import Windows
 
 _LOG: Final = logging.getLogger("headway")
 _SHUTTING_DOWN: Final = "This proxy is shutting down."
-_SHOWN_WAITING: Final = 20
 _FIRST_LOOK_S: Final = 3.0
 
 
@@ -267,7 +266,7 @@ class Headway:
             running=self._scheduler.running,
             outcomes={outcome.value: count for outcome, count in self.metrics.ended.items()},
             engines=[self._engine_status(replica) for replica in self._scheduler.replicas],
-            first_waiting=self._first_waiting(),
+            first_waiting=first_waiting(self._scheduler, self._clock.now_us()),
             traffic_log_written=self._log.written if self._log else 0,
             traffic_log_dropped=self._log.dropped if self._log else 0,
         )
@@ -288,13 +287,6 @@ class Headway:
             priority=watch.verdict.value,
             pairs=watch.pairs,
         )
-
-    def _first_waiting(self) -> list[WaitingStatus]:
-        now_us = self._clock.now_us()
-        return [
-            WaitingStatus(item.request_id, (now_us - item.arrival_us) / 1e6, item.prediction.tokens, place)
-            for place, item in enumerate(self._scheduler.waiting_in_order()[:_SHOWN_WAITING])
-        ]
 
     def _record(self, record: TrafficRecord, schema: Schema | None) -> None:
         if self._log is not None:

@@ -1,6 +1,12 @@
 """What the proxy says of itself: one typed document for the status route, the live page and tests."""
 
+from typing import Final
+
 import msgspec
+
+from proxy.scheduling.scheduler import Scheduler
+
+_SHOWN_WAITING: Final = 20
 
 
 class EngineStatus(msgspec.Struct, frozen=True):
@@ -72,3 +78,11 @@ class Status(msgspec.Struct, frozen=True):
     first_waiting: list[WaitingStatus]
     traffic_log_written: int
     traffic_log_dropped: int
+
+
+def first_waiting(scheduler: Scheduler, now_us: int) -> list[WaitingStatus]:
+    """Who is next."""
+    return [
+        WaitingStatus(item.request_id, (now_us - item.arrival_us) / 1e6, item.prediction.tokens, place)
+        for place, item in enumerate(scheduler.waiting_in_order()[:_SHOWN_WAITING])
+    ]

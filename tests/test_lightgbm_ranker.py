@@ -54,7 +54,7 @@ def test_a_first_start_tells_short_from_long(short: str, long: str) -> None:
 
 def test_the_artifact_has_a_name_to_be_called_by() -> None:
     """For the header, the log and the metrics."""
-    assert RANKER.artifact_id == RANKER.artifact.metadata.name
+    assert RANKER.artifact_id == RANKER.artifact.id
     assert RANKER.artifact_id.isascii()
 
 
