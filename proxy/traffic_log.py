@@ -25,7 +25,8 @@ _Entry = tuple[TrafficRecord, Schema | None]
 
 
 class TrafficLog:
-    """A bounded queue before a writer thread. `dropped` counts what did not fit or could not be written."""
+    """A bounded queue before a writer thread. While the file cannot be written (a full disk, a lock) records wait
+    there; `dropped` counts what did not fit, what no column takes, and what was still unwritten at the end."""
 
     def __init__(self, path: Path, *, keep_days: float = 30.0, keep_rows: int = 2_000_000) -> None:
         """Opens or makes the database; raises sqlite3.Error or OSError where that fails.
@@ -38,6 +39,8 @@ class TrafficLog:
         self._queue: deque[_Entry] = deque()
         self._closing = threading.Event()
         self._since_forgotten = 0
+        self._stuck = False
+        self._said = False
         self.dropped = 0
         self.written = 0
         _open_or_begin_anew(path).close()
@@ -62,10 +65,14 @@ class TrafficLog:
         closing = False
         while not closing:
             closing = self._closing.wait(_FLUSH_S)
-            while batch := self._next_batch():
+            self._stuck = False
+            while not self._stuck and (batch := self._next_batch()):
                 database = self._write(database, batch)
         if database is not None:
             database.close()
+        if self._queue:
+            self.dropped += len(self._queue)
+            _LOG.error("%d traffic records are lost: %s could not be written", len(self._queue), self._path)
 
     def _next_batch(self) -> list[_Entry]:
         return [self._queue.popleft() for _ in range(min(_BATCH, len(self._queue)))]
@@ -73,16 +80,26 @@ class TrafficLog:
     def _write(self, database: sqlite3.Connection | None, batch: list[_Entry]) -> sqlite3.Connection | None:
         """Write a batch; gives the connection to go on with, None where a new one is needed.
 
-        A full disk, a locked or damaged file must not stop serving: the loss is counted and said.
+        A full disk, a locked or damaged file must not stop serving. What may be over soon is waited for; a loss
+        is counted and said.
         """
         records = [record for record, _ in batch]
         schemas = {schema.id: schema.names for _, schema in batch if schema is not None}
         try:
+            if database is not None and not self._path.exists():
+                # SQLite would go on writing a file that nobody can find any more.
+                database.close()
+                database = None
             database = database or open_store(self._path)
             write_records(database, records, schemas)
             self._since_forgotten += len(records)
             self._forget(database, records[-1].arrival_us)
-        except (sqlite3.Error, OSError, OverflowError, ValueError) as error:
+        except (sqlite3.OperationalError, OSError) as error:
+            self._wait_with(batch, error)
+            if database is not None:
+                database.close()
+            return None
+        except (sqlite3.Error, OverflowError, ValueError) as error:
             if len(batch) > 1 and isinstance(error, OverflowError | ValueError):
                 # One of them holds what no column takes; the others need not go with it.
                 for entry in batch:
@@ -94,7 +111,18 @@ class TrafficLog:
                 database.close()
             return None
         self.written += len(batch)
+        if self._said:
+            self._said = False
+            _LOG.warning("the traffic log %s is written again, %d records are lost", self._path, self.dropped)
         return database
+
+    def _wait_with(self, batch: list[_Entry], error: Exception) -> None:
+        """Put a batch back until the next flush, and say so once."""
+        self._queue.extendleft(reversed(batch))
+        self._stuck = True
+        if not self._said:
+            self._said = True
+            _LOG.error("the traffic log %s cannot be written, records wait: %s", self._path, error)
 
     def _forget(self, database: sqlite3.Connection, now_us: int) -> None:
         if self._since_forgotten >= _FORGET_EVERY:

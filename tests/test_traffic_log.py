@@ -8,11 +8,10 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from harness import CHAT, ask_raw, bare, chat, engine_of, eventually, post, proxy_before, raw_client
+from harness import CHAT, ask_raw, chat, engine_of, eventually, post, proxy_before, raw_client
 
 from predictor.records import RECORD_VERSION, Outcome, TrafficRecord
-from predictor.traffic_store import read_records
-from proxy.app import Headway
+from predictor.traffic_store import open_store, read_records
 from proxy.ranking import Ranking
 from proxy.traffic_log import TrafficLog
 from training.emulator import EmulatedEngine
@@ -152,26 +151,49 @@ async def test_a_bad_row_does_not_end_the_writing(tmp_path: Path) -> None:
 
 
 async def test_a_log_that_is_taken_away_costs_records_not_answers(
-    engine: EmulatedEngine, tmp_path: Path
+    engine: EmulatedEngine, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Where the file vanishes under way, clients notice nothing; what is lost is counted, in /metrics too."""
+    """Where the file vanishes under way, clients notice nothing; records wait for it, and what is still unwritten
+    at the end is counted."""
     async with proxy_before(engine.url, state=tmp_path / "state") as headway:
         assert (await ask_raw(headway, post(CHAT, chat()))).status == 200
         await eventually(lambda: headway.status().traffic_log_written == 1)
         shutil.rmtree(tmp_path / "state")
         (tmp_path / "state").write_text("a file where the directory was")
-        for count in range(1, 4):
+        for _ in range(3):
             assert (await ask_raw(headway, post(CHAT, chat()))).status == 200
-            await eventually(lambda: rows_seen(headway) == 1 + count)  # noqa: B023
-        got = await ask_raw(headway, bare("GET", "/metrics"))
-        lost = headway.status().traffic_log_dropped
-        assert f"headway_traffic_log_dropped {lost:.1f}".encode() in got.body
+        await eventually(lambda: "cannot be written" in caplog.text)
+        assert headway.status().traffic_log_dropped == 0
+    assert headway.status().traffic_log_dropped == 3
+    assert "3 traffic records are lost" in caplog.text
 
 
-def rows_seen(headway: Headway) -> int:
-    """How many rows the log has done with, in whatever way."""
-    status = headway.status()
-    return status.traffic_log_written + status.traffic_log_dropped
+async def test_a_full_disk_costs_a_line_and_no_record(
+    engine: EmulatedEngine, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While SQLite says that the disk is full requests are answered and records wait; one line says so, and once
+    there is room again all of them are written."""
+    full = threading.Event()
+
+    def narrow(path: Path) -> sqlite3.Connection:
+        database = open_store(path)
+        if full.is_set():
+            (pages,) = database.execute("PRAGMA page_count").fetchone()
+            database.execute(f"PRAGMA max_page_count={pages}")
+        return database
+
+    monkeypatch.setattr("proxy.traffic_log.open_store", narrow)
+    full.set()
+    async with proxy_before(engine.url, state=tmp_path) as headway:
+        for _ in range(100):
+            assert (await ask_raw(headway, post(CHAT, chat()))).status == 200
+        await eventually(lambda: "disk is full" in caplog.text)
+        full.clear()
+        await eventually(lambda: headway.status().traffic_log_written == 100)
+        assert headway.status().traffic_log_dropped == 0
+    lines = [one.getMessage() for one in caplog.records if one.name == "headway.traffic"]
+    assert ["cannot be written" in lines[0], "written again" in lines[1], len(lines)] == [True, True, 2]
+    assert len(list(read_records(tmp_path / "traffic.db"))) == 100
 
 
 @pytest.mark.parametrize(
