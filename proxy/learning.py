@@ -122,17 +122,19 @@ class Learning:
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(_TICK_S)
-            self.tick()
+            # A little at a time: requests go first.
+            for _ in range(_MOST_PER_TICK):
+                self.judge_one()
+                await asyncio.sleep(0)
             for _ in range(MOST_SAMPLES):
                 self.shadow.score_one()
                 await asyncio.sleep(0)
 
-    def tick(self) -> None:
-        """Hold the predictions of what has ended since the last call against what came."""
-        while self._ended:
-            if self.guardrail.add(self._ended.popleft()):
-                self._say_verdict()
-                self._switch_order(self.guardrail.fallen)
+    def judge_one(self) -> None:
+        """Hold the prediction of one ended request, if there is one, against what came."""
+        if self._ended and self.guardrail.add(self._ended.popleft()):
+            self._say_verdict()
+            self._switch_order(self.guardrail.fallen)
 
     def _say_verdict(self) -> None:
         accuracy, floor = self.guardrail.order.accuracy(), self._settings.accuracy_floor

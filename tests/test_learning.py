@@ -136,8 +136,7 @@ async def test_answers_cut_at_their_limit_are_no_proof(tmp_path: Path) -> None:
         for _ in range(60):
             tokens = rng.randint(1, LONGEST)
             await ask_raw(headway, post(CHAT, chat(min_tokens=tokens, max_tokens=tokens, ignore_eos=True)))
-        headway._learning.tick()
-        assert headway.status().ranker.accuracy_requests == 60
+        await eventually(lambda: headway.status().ranker.accuracy_requests == 60)
         assert headway.status().ranker.accuracy is None
         assert not headway.status().ranker.fallen_back
 
