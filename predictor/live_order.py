@@ -14,7 +14,8 @@ _WINDOW: Final = 256
 _FEWEST: Final = 32
 _FEWEST_PAIRS: Final = 200
 _STANDARD_ERRORS: Final = 2.5
-CHANCE: Final = 0.5
+# A little above chance, 0.5: what is not proved to be better than that is not worth an order.
+FLOOR: Final = 0.52
 
 _Doubles = npt.NDArray[np.float64]
 

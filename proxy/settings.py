@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta
 
+from predictor.live_order import FLOOR
 from proxy.identity import KeySettings
 
 ENV_PREFIX: Final = "HEADWAY_"
@@ -119,7 +120,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             description="Share of request pairs that the ranker must put in the right order (0.5: chance); "
             "proved to be below it, the order is first come, first served until proved otherwise. 0: never.",
         ),
-    ] = 0.52
+    ] = FLOOR
     default_class: Annotated[str, Meta(description="Class of requests whose key names none.")] = "standard"
     classes: Annotated[
         tuple[ClassSettings, ...],

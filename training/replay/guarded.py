@@ -1,6 +1,6 @@
 """The proxy's guardrail in virtual time: the scheduler, whose order falls back while predictions are proved bad."""
 
-from predictor.live_order import Ended, Guardrail
+from predictor.live_order import FLOOR, Ended, Guardrail
 from proxy.order import fallen_back
 from proxy.scheduling.policy import Policy
 from proxy.scheduling.queued import Changes, QueuedRequest
@@ -10,10 +10,10 @@ from proxy.scheduling.scheduler import Scheduler
 class GuardedQueue:
     """A `Queue`: a scheduler that holds each ended request's prediction against its true length."""
 
-    def __init__(self, inner: Scheduler, policies: dict[str, Policy], floor: float) -> None:
-        """`policies` are the configured ones by class; `floor` is the setting `accuracy_floor`."""
+    def __init__(self, inner: Scheduler, policy: Policy, floor: float = FLOOR) -> None:
+        """`policy` is the configured one of every class; `floor` is the setting `accuracy_floor`."""
         self._inner = inner
-        self._policies = policies
+        self._policies = {service.name: policy for service in inner.classes}
         self.guardrail = Guardrail(floor)
         self.switched_us: list[int] = []
 

@@ -8,14 +8,16 @@ import numpy as np
 
 from proxy.scheduling.policy import MICROSECONDS, Boost, Fcfs, Policy, Quantile, Sjf, boost_at
 from training.profiles import EngineProfile
+from training.replay.guarded import GuardedQueue
 from training.replay.hrrn import HrrnQueue
 from training.replay.measures import Figures, measure
 from training.replay.predictions import Ranked, oracle, places
 from training.replay.simulate import Jobs, Pool, Queue, Run, scheduler, simulate
 from training.replay.workload import Workload
 
-# `work` is `quantile` with the place of the whole predicted work, prompt included, instead of the length's.
-POLICIES: Final = ("fcfs", "sjf", "hrrn", "boost", "quantile", "work")
+# `work` is `quantile` with the place of the whole predicted work, prompt included, instead of the length's;
+# `guarded` is `quantile` under the proxy's guardrail.
+POLICIES: Final = ("fcfs", "sjf", "hrrn", "boost", "quantile", "work", "guarded")
 ORACLE: Final = "oracle-"
 # Boost: the size that just gets the whole boost, and the one that gets none, as quantiles of predicted sizes.
 _BOOST_ENDS: Final = (0.01, 0.99)
@@ -74,7 +76,9 @@ class Scene:
             costs = (profile.prefill_token_s, token_s(profile, self.jobs))
             return HrrnQueue(held.windows, *costs, len(self.jobs)), held
         pool = msgspec.structs.replace(self.pool, by_key=self._hybrid)
-        return scheduler(self._policy(name, known, knobs.max_overtake_s), pool, knobs.lane_share), pool
+        policy = self._policy(name, known, knobs.max_overtake_s)
+        queue = scheduler(policy, pool, knobs.lane_share)
+        return GuardedQueue(queue, policy) if name == "guarded" else queue, pool
 
     def _policy(self, name: str, known: Ranked, max_overtake_s: float) -> Policy:
         if name == "fcfs":
