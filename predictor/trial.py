@@ -10,7 +10,7 @@ from typing import Final
 from predictor.artifact import load_artifact
 from predictor.errors import PredictorError, TrialError
 
-_PATIENCE_S: Final = 60.0
+_PATIENCE_S: Final = 30.0
 _LONGEST_REASON: Final = 500
 _NICENESS: Final = 10
 _REFUSED: Final = 3
