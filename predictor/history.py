@@ -6,8 +6,9 @@ Prequential: a request sees only what had finished before it arrived. Nothing he
 
 import math
 from collections import OrderedDict
+from functools import lru_cache
 from hashlib import blake2b
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -64,20 +65,30 @@ NO_HISTORY: Final[FloatArray] = np.full(len(HISTORY_NAMES), np.nan, dtype=np.flo
 
 def history_key(tenant: str, model: str | None, view: PromptView) -> HistoryKey:
     """The keys of one request. Texts enter only as short hashes."""
-    model_name = (model or "")[:200]
-    system = _digest(view.system, view.system_chars)
-    opening = " ".join(view.focus[:200].split()[:4])
-    prompt = _digest(view.focus + "\x00" + view.context, view.focus_chars + view.history_chars)
-    base = f"{tenant[:200]}\x1f{model_name}"
+    whose = _whose(tenant[:200], (model or "")[:200], view.system, view.system_chars)
+    prompt = _digest(f"{view.focus}\0{view.context}", view.focus_chars + view.history_chars)
+    opening = _digest(" ".join(view.focus[:200].split(None, 4)[:4]), 0)
     return HistoryKey(
-        levels=(
-            f"p\x1f{base}\x1f{system}\x1f{prompt}",
-            f"s\x1f{base}\x1f{system}",
-            f"o\x1f{base}\x1f{system}\x1f{_digest(opening, 0)}",
-            f"t\x1f{base}",
-            f"m\x1f{model_name}",
+        (
+            f"p\x1f{whose.system}\x1f{prompt}",
+            f"s\x1f{whose.system}",
+            f"o\x1f{whose.system}\x1f{opening}",
+            *whose.rest,
         )
     )
+
+
+class _Whose(NamedTuple):
+    """What many requests share: tenant, model and system prompt as one text, and the keys of the levels above."""
+
+    system: str
+    rest: tuple[str, str]
+
+
+@lru_cache(maxsize=1_024)
+def _whose(tenant: str, model: str, system: str, system_chars: int) -> _Whose:
+    base = f"{tenant}\x1f{model}"
+    return _Whose(f"{base}\x1f{_digest(system, system_chars)}", (f"t\x1f{base}", f"m\x1f{model}"))
 
 
 class History:

@@ -4,7 +4,8 @@ Fitted by scikit-learn (Nystroem, then ridge: `training.fit_head`). Each output 
 w_j exp(-gamma |z - l_j|^2), z being x standardised and clipped.
 """
 
-from typing import Final
+import math
+from typing import Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -30,15 +31,8 @@ class Kernel(msgspec.Struct, frozen=True):
     weights: FloatArray
     outputs: npt.NDArray[np.intp]
 
-    def evaluate(self, fixed: FloatArray) -> FloatArray:
-        """The k sums of one row; `fixed` is the fixed part of a feature vector."""
-        row = standardise(fixed[self.columns], self.center, self.scale)
-        # |z - l|^2 = |l|^2 - 2 z.l + |z|^2, the first term being known beforehand.
-        squares = self.norms + row @ row - 2 * (self.landmarks @ row)
-        return np.asarray(np.exp(squares * np.float32(-self.gamma)) @ self.weights, dtype=np.float32)
-
     def evaluate_rows(self, fixed: FloatArray) -> FloatArray:
-        """The same for many rows, (rows, k)."""
+        """The k sums of many rows, (rows, k); `fixed` is the fixed part of their feature vectors."""
         rows = standardise(fixed[:, self.columns], self.center, self.scale)
         squares = self.norms + np.einsum("ij,ij->i", rows, rows)[:, None] - 2 * (rows @ self.landmarks.T)
         return np.asarray(np.exp(squares * np.float32(-self.gamma)) @ self.weights, dtype=np.float32)
@@ -53,3 +47,39 @@ def standardise(rows: FloatArray, center: FloatArray, scale: FloatArray) -> Floa
     scaled = np.asarray((rows - center) / scale, dtype=np.float32)
     scaled[np.isnan(scaled)] = 0
     return np.minimum(np.maximum(scaled, -CLIP), CLIP)
+
+
+class FoldedKernel(NamedTuple):
+    """The same kernel with all that does not depend on the row multiplied out beforehand.
+
+    exp(-g |z - l|^2) = exp(-g |z|^2) exp(2 g l.z) exp(-g |l|^2): `landmarks` are 2 g l, the last factor is in the
+    `weights`. Nothing overflows, because z and l are clipped and g is of the order of one over their dimension.
+    """
+
+    columns: npt.NDArray[np.intp]
+    center: FloatArray
+    per_scale: FloatArray
+    landmarks: FloatArray
+    weights: FloatArray
+    gamma: float
+
+    @classmethod
+    def of(cls, kernel: Kernel) -> "FoldedKernel":
+        """Fold a kernel."""
+        own = np.exp(-kernel.gamma * kernel.norms.astype(np.float64))
+        return cls(
+            kernel.columns,
+            kernel.center,
+            np.asarray(1 / kernel.scale, dtype=np.float32),
+            np.asarray(2 * kernel.gamma * kernel.landmarks, dtype=np.float32),
+            np.asarray(kernel.weights * own[:, None], dtype=np.float32),
+            kernel.gamma,
+        )
+
+    def evaluate(self, fixed: FloatArray) -> FloatArray:
+        """The k sums of one row; `fixed` is the fixed part of a feature vector."""
+        row = (fixed.take(self.columns) - self.center) * self.per_scale
+        row[np.isnan(row)] = 0  # an absent value is at the centre
+        np.minimum(np.maximum(row, -CLIP, out=row), CLIP, out=row)
+        own = np.float32(math.exp(-self.gamma * float(row @ row)))
+        return np.asarray(np.exp(self.landmarks @ row) @ self.weights * own, dtype=np.float32)

@@ -32,7 +32,7 @@ class TrafficRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     `output_tokens` counts all completion tokens, reasoning included; None where the engine did not say. The
     `features` are little-endian float32 values named by the feature schema whose id is `schema`.
 
-    Of answers that completed there are, in text mode `hashed`, the packed n-gram counts
+    Of answers that completed there are, in text mode `hashed`, the packed n-grams
     (`predictor.features.grams`), and in text mode `full` what Headway reads of the body, prompt included, less
     very long ones.
     """

@@ -85,7 +85,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Literal["none", "hashed", "full"],
         Meta(
             description="What the traffic log keeps of prompts: `none`: numbers only, which cannot be turned "
-            "back into text; `hashed`: counts of hashed words and word pairs too, which lets a retrained ranker "
+            "back into text; `hashed`: hashes of words and word pairs too, which lets a retrained ranker "
             "learn your words, but whoever gets the file can test guesses (is this word, this sentence in it?); "
             "`full`: the whole prompts, readable by whoever can read the file."
         ),

@@ -55,7 +55,7 @@ def served(head: TextHead, prompts: Iterable[str] = PROMPTS) -> FloatArray:
 
 def test_tfidf_svd_and_ridge_agree_with_scikit_learns_own() -> None:
     """One row in numpy gives what TfidfTransformer, TruncatedSVD and Ridge give for it."""
-    tfidf = TfidfTransformer(sublinear_tf=True).fit(DATA.grams)
+    tfidf = TfidfTransformer().fit(DATA.grams)
     weighted = tfidf.transform(DATA.grams)
     svd = TruncatedSVD(5, random_state=0).fit(weighted)
     ridge = Ridge(1.0, solver="sparse_cg").fit(weighted, TARGET)

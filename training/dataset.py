@@ -29,7 +29,7 @@ DoubleArray = npt.NDArray[np.float64]
 class Dataset(msgspec.Struct, frozen=True):
     """Usable rows as arrays of one length n.
 
-    `label` is output tokens, `grams` the hashed n-gram counts (n, bins). Rows from a traffic log have no text:
+    `label` is output tokens, `grams` the occupied bins (n, bins). Rows from a traffic log have no text:
     `logged` then holds their whole vectors (n, len(names)), aligned by `names`, and `bodies` is empty.
     """
 
@@ -187,5 +187,6 @@ def _stack_grams(raws: list[RawFeatures], rows: int) -> sparse.csr_matrix:
         return sparse.csr_matrix((rows, 1 << HASH_BITS), dtype=np.float32)
     offsets = np.concatenate(([0], np.cumsum([len(raw.bins) for raw in raws])))
     bins = np.concatenate([raw.bins for raw in raws])
-    counts = np.concatenate([raw.counts for raw in raws])
-    return sparse.csr_matrix((counts, bins, offsets), shape=(rows, 1 << HASH_BITS))
+    return sparse.csr_matrix(
+        (np.ones(len(bins), dtype=np.float32), bins, offsets), shape=(rows, 1 << HASH_BITS)
+    )

@@ -21,15 +21,18 @@ from training.dataset import Dataset, read_dataset
 from training.default_card import CARD, model_card
 from training.fit_priors import FittedPriors, PriorGroup, fit_priors
 from training.head_inputs import apply_head, fit_idf, fit_kernel_map
-from training.open_lengths import benchmark_prompts, prompt_lengths
+from training.open_lengths import benchmark_prompts, typical_lengths
 from training.progress import show_progress
 from training.sources import SourceRow
-from training.train import rank_target, train
+from training.train import train
 
 # Rows of each group that the ranker itself sees, and what share of the weight they have together: chat is rare
 # in open data and is what Headway meets.
 _RANKER_ROWS: Final = {"chat": 1_000, "exam": 1_500, "reason": 1_500}
 _SHARES: Final = {"chat": 0.5, "exam": 0.2, "reason": 0.3}
+# How many ways in which lengths vary over prompts become prior columns; only the exams were answered by enough
+# models on the same prompts to tell more than one.
+_ASPECTS: Final = {"chat": 1, "exam": 4, "reason": 1}
 _BALANCED_ROWS: Final = 800
 _SEED: Final = 0
 
@@ -39,6 +42,7 @@ class Group(NamedTuple):
 
     name: str
     data: Dataset
+    aspects: npt.NDArray[np.float64]
     fresh: npt.NDArray[np.bool_]
 
 
@@ -68,14 +72,15 @@ def main() -> int:
 
 def read_group(folder: Path, name: str, held: frozenset[str]) -> Group:
     """The training prompts of a group with their typical lengths."""
-    lengths = prompt_lengths(folder, name)
+    typical = typical_lengths(folder, name, _ASPECTS[name])
     rows = [
         SourceRow(
             f"{name}:{number}", {"prompt": prompt, "output_tokens": tokens, "split": "train", "part": name}
         )
-        for number, (prompt, tokens) in enumerate(lengths.items())
+        for number, (prompt, tokens) in enumerate(zip(typical.prompts, typical.tokens.tolist(), strict=True))
     ]
-    return Group(name, read_dataset(rows), np.array([prompt not in held for prompt in lengths]))
+    fresh = np.array([prompt not in held for prompt in typical.prompts])
+    return Group(name, read_dataset(rows), typical.aspects, fresh)
 
 
 def fit_group_priors(groups: list[Group], rng: np.random.Generator) -> FittedPriors:
@@ -85,7 +90,7 @@ def fit_group_priors(groups: list[Group], rng: np.random.Generator) -> FittedPri
     idf = fit_idf(sparse.vstack([data.grams for data in sample]))
     mapped = fit_kernel_map(np.vstack([data.fixed for data in sample]), _SEED)
     named = [
-        PriorGroup(group.name, data.grams, data.fixed, rank_target(data.label), data.prompt)
+        PriorGroup(group.name, data.grams, data.fixed, group.aspects[group.fresh], data.prompt)
         for group, data in zip(groups, fresh, strict=True)
     ]
     return fit_priors(named, idf, mapped, _SEED)

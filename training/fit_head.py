@@ -16,7 +16,7 @@ from training.examples import HASH_BITS
 from training.folds import held_out_masks
 from training.head_inputs import KernelMap, apply_head, fit_idf, fit_kernel_map, weigh
 
-SVD_OUTPUTS: Final = 24
+SVD_OUTPUTS: Final = 16
 PRIOR: Final = ".prior_"
 BINS: Final = 1 << HASH_BITS
 _ALPHA: Final = 1.0
@@ -57,7 +57,7 @@ def fit_head(
     base: TextHead | None = None,
     lent_outputs: FloatArray | None = None,
 ) -> FittedHead:
-    """Fit on n-gram counts (rows, bins), fixed features and targets in [0, 1] (rows,).
+    """Fit on occupied bins (rows, bins), fixed features and targets in [0, 1] (rows,).
 
     `base` lends its document frequencies and its prior columns: what other people's prompts have taught.
     `lent_outputs` are these columns' outputs where the rows themselves taught them, out of fold.
@@ -68,15 +68,21 @@ def fit_head(
     joint = joint_inputs(weighted, mapped.features(fixed), priors)
     ridge = fit_ridge(weighted, target)
     regression = take_apart(fit_ridge(joint, target), mapped, priors)
-    svd = TruncatedSVD(min(SVD_OUTPUTS, max(1, min(grams.shape) - 1)), random_state=seed)
-    with np.errstate(divide="ignore", invalid="ignore"):  # where all rows are alike they have no variance
-        svd.fit(weighted)
-    head = _append(lent, svd.components_.T, ridge, regression, mapped)
+    head = _append(lent, _components(weighted, seed), ridge, regression, mapped)
     outputs = apply_head(head, grams, fixed)
     outputs[:, : priors.shape[1]] = priors
     outputs[:, -2] = out_of_fold(weighted, target, fold)
     outputs[:, -1] = out_of_fold(joint, target, fold)
     return FittedHead(head, outputs)
+
+
+def _components(weighted: sparse.csr_matrix, seed: int) -> DoubleArray:
+    """Right singular vectors (bins, k) of the weighted n-grams."""
+    svd = TruncatedSVD(min(SVD_OUTPUTS, max(1, min(weighted.shape) - 1)), random_state=seed)
+    # It also divides by the variance, for a figure that is not used; texts that are all alike have none.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        svd.fit(weighted)
+    return np.asarray(svd.components_.T, dtype=np.float64)
 
 
 def prior_head(base: TextHead | None, idf: FloatArray) -> TextHead:

@@ -20,12 +20,12 @@ DoubleArray = npt.NDArray[np.float64]
 
 
 class PriorGroup(NamedTuple):
-    """Prompts of one kind: n-gram counts (rows, bins), fixed features, targets in [0, 1], prompts' hashes."""
+    """Prompts of one kind: occupied bins (rows, bins), fixed features, targets (rows, k) in [0, 1], hashes."""
 
     name: str
     grams: sparse.csr_matrix
     fixed: FloatArray
-    target: DoubleArray
+    targets: DoubleArray
     prompt: npt.NDArray[np.str_]
 
 
@@ -36,26 +36,50 @@ class FittedPriors(NamedTuple):
     out_of_fold: dict[str, FloatArray]
 
 
+class _Columns(NamedTuple):
+    """Prior columns under way: names, weights of text and of landmarks, biases, predictions out of fold."""
+
+    names: list[str]
+    text: list[DoubleArray]
+    landmarks: list[FloatArray]
+    bias: list[float]
+    unseen: list[DoubleArray]
+
+
 def fit_priors(groups: list[PriorGroup], idf: FloatArray, mapped: KernelMap, seed: int) -> FittedPriors:
-    """Two ridge regressions per group, on text alone and on text and the kernel's map."""
-    text, sums, bias, unseen = [], [], [], {}
-    for group in groups:
-        weighted = weigh(group.grams, idf)
-        joint = joint_inputs(
-            weighted, mapped.features(group.fixed), np.zeros((len(group.target), 0), np.float32)
-        )
-        fold = assign_folds(group.prompt, 5, np.random.default_rng(seed))
-        whole = take_apart(fit_ridge(joint, group.target), mapped, np.zeros((1, 0), np.float32))
-        plain = fit_ridge(weighted, group.target)
-        text += [whole.text, plain.coef_[:BINS]]
-        bias += [whole.bias, float(plain.intercept_)]
-        sums.append(whole.landmarks)
-        unseen[group.name] = np.column_stack(
-            [out_of_fold(joint, group.target, fold), out_of_fold(weighted, group.target, fold)]
-        ).astype(np.float32)
-    weights = np.column_stack(text).astype(np.float16).astype(np.float32)
-    kernel = mapped.kernel.with_weights(np.hstack(sums), np.arange(0, 2 * len(groups), 2))
-    prefix = f"text.{projection_id(weights, kernel.weights)}{PRIOR}"
-    names = tuple(f"{prefix}{group.name}{kind}" for group in groups for kind in ("", "_text"))
-    head = TextHead(HASH_BITS, names, idf, weights, np.array(bias, dtype=np.float32), (kernel,))
-    return FittedPriors(head, unseen)
+    """A regression on text and the kernel's map per target, and one on text alone per group."""
+    fitted = [_fit_group(group, idf, mapped, seed) for group in groups]
+    text = np.column_stack([text for columns in fitted for text in columns.text])
+    weights = text.astype(np.float16).astype(np.float32)
+    sums = np.hstack([part for columns in fitted for part in columns.landmarks])
+    kernel = mapped.kernel.with_weights(sums, np.arange(sums.shape[1]))
+    prefix = f"text.{projection_id(weights, sums)}{PRIOR}"
+    names = tuple(prefix + name for columns in fitted for name in columns.names)
+    bias = np.array([value for columns in fitted for value in columns.bias], dtype=np.float32)
+    unseen = {
+        group.name: np.column_stack(columns.unseen).astype(np.float32)
+        for group, columns in zip(groups, fitted, strict=True)
+    }
+    return FittedPriors(TextHead(HASH_BITS, names, idf, weights, bias, (kernel,)), unseen)
+
+
+def _fit_group(group: PriorGroup, idf: FloatArray, mapped: KernelMap, seed: int) -> _Columns:
+    weighted = weigh(group.grams, idf)
+    none = np.zeros((len(group.targets), 0), dtype=np.float32)
+    joint = joint_inputs(weighted, mapped.features(group.fixed), none)
+    fold = assign_folds(group.prompt, 5, np.random.default_rng(seed))
+    columns = _Columns([], [], [], [], [])
+    for number, target in enumerate(group.targets.T):
+        whole = take_apart(fit_ridge(joint, target), mapped, none)
+        columns.names.append(f"{group.name}{number}")
+        columns.text.append(whole.text)
+        columns.landmarks.append(whole.landmarks)
+        columns.bias.append(whole.bias)
+        columns.unseen.append(out_of_fold(joint, target, fold))
+    plain = fit_ridge(weighted, group.targets[:, 0])
+    columns.names.append(f"{group.name}_text")
+    columns.text.append(plain.coef_[:BINS])
+    columns.landmarks.append(np.zeros((len(mapped.normalization), 1), dtype=np.float32))
+    columns.bias.append(float(plain.intercept_))
+    columns.unseen.append(out_of_fold(weighted, group.targets[:, 0], fold))
+    return columns

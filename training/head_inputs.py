@@ -41,14 +41,14 @@ class KernelMap(NamedTuple):
 
 def fit_idf(grams: sparse.csr_matrix) -> FloatArray:
     """Inverse document frequencies (bins,), as scikit-learn smooths them."""
-    idf = TfidfTransformer(sublinear_tf=True).fit(grams).idf_
+    idf = TfidfTransformer().fit(grams).idf_
     return np.asarray(idf, dtype=np.float16).astype(np.float32)
 
 
 def weigh(grams: sparse.csr_matrix, idf: FloatArray) -> sparse.csr_matrix:
-    """TF-IDF of many rows; `predictor.text_head.tfidf` is the same for one."""
+    """TF-IDF of many rows, an n-gram counting once per text; scaled to unit length."""
     weighted = grams.astype(np.float64)
-    weighted.data = (np.log(weighted.data) + 1) * idf[weighted.indices]
+    weighted.data = idf[weighted.indices].astype(np.float64)
     return normalize(weighted)
 
 
@@ -75,7 +75,7 @@ def fit_kernel_map(fixed: FloatArray, seed: int) -> KernelMap:
 
 
 def apply_head(head: TextHead, grams: sparse.csr_matrix, fixed: FloatArray) -> FloatArray:
-    """Outputs (rows, len(head.names)) of many rows; `TextHead.transform` is the same for one."""
+    """Outputs (rows, len(head.names)) of many rows; `HeadEvaluator` does the same for one."""
     outputs = np.asarray(weigh(grams, head.idf) @ head.weights + head.bias, dtype=np.float32)
     for kernel in head.kernels:
         outputs[:, kernel.outputs] += kernel.evaluate_rows(fixed)

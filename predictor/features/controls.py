@@ -2,10 +2,11 @@
 
 import math
 import re
+from functools import lru_cache
 from typing import Any, Final
 
 from predictor.features.view import PromptView
-from predictor.request import Api, RequestBody
+from predictor.request import Api, RequestBody, SamplingParams
 
 CONTROL_NAMES: Final = (
     "size.focus", "size.system", "size.history", "size.total", "size.token_ids", "size.clipped",
@@ -32,19 +33,23 @@ _FORMAT: Final = {"text": 0.0, "json_object": 1.0, "json_schema": 2.0}
 _BILLIONS: Final = re.compile(r"(\d{1,4}(?:\.\d)?)\s?b(?![a-z])")
 _REASONS: Final = re.compile(r"think|reason|(?<![a-z])o[134](?![a-z0-9])|r1|qwq|-thk")
 _NAN: Final = math.nan
+_MODEL_CHARS: Final = 200
+_TOOLS_READ: Final = 64
+_NO_SAMPLING: Final = SamplingParams()
 # A client may send any integer; beyond this a float could overflow.
 _LARGEST: Final = 10**12
 
 
 def control_features(body: RequestBody, view: PromptView, api: Api | None) -> list[float]:
     """One value per CONTROL_NAMES; NaN where the client left a parameter out."""
+    sampling = body.sampling_params or _NO_SAMPLING
     return [
         *_sizes(view),
         *_turns(view),
-        *_limits(body, view),
-        *_formats(body),
+        *_limits(body, sampling, view),
+        *_formats(body, sampling),
         *_reasoning(body, api),
-        *_model(body),
+        *_model((body.model or "")[:_MODEL_CHARS]),
     ]
 
 
@@ -77,23 +82,15 @@ def _turns(view: PromptView) -> list[float]:
     ]
 
 
-def _limits(body: RequestBody, view: PromptView) -> list[float]:
-    sampling = body.sampling_params
-    minimum = (
-        body.min_tokens if body.min_tokens is not None else sampling.min_new_tokens if sampling else None
-    )
-    temperature = (
-        body.temperature if body.temperature is not None else sampling.temperature if sampling else None
-    )
-    n = body.n if body.n is not None else sampling.n if sampling else None
+def _limits(body: RequestBody, sampling: SamplingParams, view: PromptView) -> list[float]:
     return [
         _log(output_limit(body)),
-        _log(minimum),
+        _log(sampling.min_new_tokens if body.min_tokens is None else body.min_tokens),
         float(bool(body.ignore_eos)),
-        _log(n),
+        _log(sampling.n if body.n is None else body.n),
         math.log1p(view.prompts),
-        float(_count(body.stop) + _count(body.stop_sequences) + (_count(sampling.stop) if sampling else 0)),
-        _clean(temperature),
+        float(_count(body.stop) + _count(body.stop_sequences) + _count(sampling.stop)),
+        _clean(sampling.temperature if body.temperature is None else body.temperature),
         _clean(body.top_p),
         float(bool(body.stream)),
     ]
@@ -113,26 +110,28 @@ def output_limit(body: RequestBody) -> int | None:
     return None
 
 
-def _formats(body: RequestBody) -> list[float]:
-    response = body.response_format
-    schema = response.json_schema or response.schema if response else None
-    kind = response.type if response else "text"
-    if isinstance(body.text, dict):
-        kind, schema_bytes = _responses_format(body.text)
-    else:
-        schema_bytes = len(schema) if schema is not None else 0
-    sampling = body.sampling_params
-    constrained = body.structured_outputs is not None or bool(
-        sampling and (sampling.regex or sampling.json_schema)
-    )
+def _formats(body: RequestBody, sampling: SamplingParams) -> list[float]:
+    kind, schema_bytes = _format(body)
+    constrained = body.structured_outputs is not None or bool(sampling.regex or sampling.json_schema)
+    tools = body.tools or ()
     return [
-        float(len(body.tools or ())),
-        math.log1p(sum(map(len, (body.tools or ())[:64]))),
+        float(len(tools)),
+        math.log1p(sum(map(len, tools[:_TOOLS_READ]))),
         _tool_choice(body.tool_choice),
         _FORMAT.get(kind, 2.0),
         math.log1p(schema_bytes),
         float(constrained),
     ]
+
+
+def _format(body: RequestBody) -> tuple[str, int]:
+    """The kind of format asked for, and the size of its schema in bytes."""
+    if isinstance(body.text, dict):
+        return _responses_format(body.text)
+    response = body.response_format
+    if response is None:
+        return "text", 0
+    return response.type, len(response.json_schema or response.schema)
 
 
 def _responses_format(text: dict[str, Any]) -> tuple[str, int]:
@@ -160,18 +159,19 @@ def _reasoning(body: RequestBody, api: Api | None) -> list[float]:
     level = _EFFORT.get(effort, 3.0) if effort else _NAN
     if thinking is not None and thinking.type is not None:
         level = 0.0 if thinking.type == "disabled" else 3.0
-    switch = (body.chat_template_kwargs or {}).get("enable_thinking")
+    switch = body.chat_template_kwargs.get("enable_thinking") if body.chat_template_kwargs else None
     if isinstance(switch, bool):
         level = 3.0 if switch else 0.0
     budget = thinking.budget_tokens if thinking else None
     return [level, _log(budget), float(api in (Api.COMPLETIONS, Api.GENERATE))]
 
 
-def _model(body: RequestBody) -> list[float]:
+@lru_cache(maxsize=1_024)
+def _model(name: str) -> tuple[float, float]:
     """What a model's name gives away: its size in billions of parameters, and whether it reasons."""
-    name = (body.model or "")[:200].lower()
-    sizes = _BILLIONS.findall(name)
-    return [float(sizes[-1]) if sizes else _NAN, float(bool(_REASONS.search(name)))]
+    folded = name.lower()
+    sizes = _BILLIONS.findall(folded)
+    return (float(sizes[-1]) if sizes else _NAN, float(bool(_REASONS.search(folded))))
 
 
 def _count(stop: str | list[str] | None) -> int:

@@ -1,11 +1,11 @@
-"""Words and phrases that tell the kind of answer, looked up by hash: one table gather for a whole text."""
+"""Words and phrases that tell the kind of answer, and the numbers beside units of length."""
 
 from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from predictor.features.ngrams import IndexArray, Tokens, UintArray, hash_words
+from predictor.features.tokens import Tokens, UintArray, hash_words
 
 # Each group becomes one feature: how many of its words or two-word phrases the text has.
 CUE_WORDS: Final[dict[str, str]] = {
@@ -43,7 +43,7 @@ CUE_WORDS: Final[dict[str, str]] = {
 CUE_PHRASES: Final[dict[str, tuple[str, ...]]] = {
     "yes_or_no": ("yes or", "true or", "or no", "or false", "yes /", "true /", "y /"),
     "one_word": (
-        "one word", "single word", "one - word", "single number", "single letter", "one number", "a number",
+        "one word", "single word", "one -", "single number", "single letter", "one number", "a number",
     ),
     "only": (
         "answer only", "only the", "just the", "reply with", "respond with", "answer with", "output only",
@@ -68,7 +68,7 @@ UNIT_WORDS: Final[dict[str, str]] = {
     "token": "tokens token characters letters chars",
 }
 NUMBER_WORDS: Final = {
-    word: value
+    hash_words(word): value
     for value, word in enumerate(
         ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"],
         start=1,
@@ -77,62 +77,101 @@ NUMBER_WORDS: Final = {
 CUE_GROUPS: Final = (*CUE_WORDS, *CUE_PHRASES)
 UNITS: Final = tuple(UNIT_WORDS)
 
-_TABLE_BITS: Final = 16
 
-
-class _Lexicon(NamedTuple):
-    """`table` leads from a hash's high bits to an entry, `hashes` confirms it, `groups` is entry by group.
-
-    Entry 0 stands for every word that is not in the lexicon.
-    """
-
-    table: npt.NDArray[np.int16]
-    hashes: UintArray
-    groups: npt.NDArray[np.float32]
-
-    def entries(self, hashes: UintArray) -> npt.NDArray[np.int16]:
-        """For each hash its entry. Two texts with equal 32-bit hashes pass for one another."""
-        entries: npt.NDArray[np.int16] = self.table[hashes >> np.uint32(32 - _TABLE_BITS)]
-        entries[self.hashes[entries] != hashes] = 0
-        return entries
-
-    def tally(self, entries: npt.NDArray[np.int16]) -> npt.NDArray[np.float32]:
-        """How many of the entries belong to each group."""
-        counts = np.bincount(entries, minlength=len(self.hashes)).astype(np.float32)
-        return np.asarray(counts @ self.groups, dtype=np.float32)
-
-
-def _lexicon(groups: dict[str, list[str]]) -> _Lexicon:
-    texts = sorted({text for members in groups.values() for text in members})
-    table = np.zeros(1 << _TABLE_BITS, dtype=np.int16)
-    hashes = np.zeros(len(texts) + 1, dtype=np.uint32)
-    membership = np.zeros((len(texts) + 1, len(groups)), dtype=np.float32)
-    for entry, text in enumerate(texts, start=1):
-        hashes[entry] = hash_words(text)
-        table[hashes[entry] >> np.uint32(32 - _TABLE_BITS)] = entry
-        membership[entry] = [text in members for members in groups.values()]
-    return _Lexicon(table, hashes, membership)
-
-
-_WORDS: Final = _lexicon({name: text.split() for name, text in (CUE_WORDS | UNIT_WORDS).items()})
-_PHRASES: Final = _lexicon({name: list(phrases) for name, phrases in CUE_PHRASES.items()})
-# For each entry of the words' lexicon the number of its unit plus one, 0 where it is no unit.
-_UNIT_OF: Final = (_WORDS.groups[:, len(CUE_WORDS) :] @ np.arange(1, len(UNITS) + 1)).astype(np.int8)
+_UNITS_READ: Final = 8
+_REACH_TOKENS: Final = 3
+_LARGEST_ASKED: Final = 20_000
+_ZERO: Final = ord("0")
 
 
 class Cues(NamedTuple):
-    """`counts` has one value per CUE_GROUPS; `unit_places` and `units` say where a unit of length stands."""
+    """`counts` has one value per CUE_GROUPS; `asked` per UNITS the largest number that stands before one."""
 
-    counts: npt.NDArray[np.float32]
-    unit_places: IndexArray
+    counts: list[float]
+    asked: list[float]
+
+
+class _Lexicon(NamedTuple):
+    """Words and pairs by hash. `places` leads from a hash times `factor`, its high bits, to an entry, `hashes` says
+    whether the entry is the hash's own: two texts with one 32-bit hash pass for one another. Row i of `groups` holds
+    the groups of entry i, padded with len(CUE_GROUPS); `units` its unit of length plus one, 0 where it is none."""
+
+    factor: np.uint32
+    places: npt.NDArray[np.int16]
+    hashes: UintArray
+    groups: npt.NDArray[np.intp]
     units: npt.NDArray[np.int8]
+
+    def find(self, hashes: UintArray) -> npt.NDArray[np.int16]:
+        """The entry that each hash would have."""
+        return self.places.take((hashes * self.factor) >> _SHIFT)
+
+
+def _lexicon() -> _Lexicon:
+    groups: dict[int, set[int]] = {}
+    for number, members in enumerate((*(text.split() for text in CUE_WORDS.values()), *CUE_PHRASES.values())):
+        for text in members:
+            groups.setdefault(hash_words(text), set()).add(number)
+    units = {
+        hash_words(word): number for number, text in enumerate(UNIT_WORDS.values()) for word in text.split()
+    }
+    hashes = np.array(sorted({*groups, *units}), dtype=np.uint32)
+    table = np.full((len(hashes), max(map(len, groups.values()))), len(CUE_GROUPS), dtype=np.intp)
+    for entry, one in enumerate(hashes.tolist()):
+        known = sorted(groups.get(one, ()))
+        table[entry, : len(known)] = known
+    unit_of = np.array([units.get(one, -1) + 1 for one in hashes.tolist()], dtype=np.int8)
+    factor = _perfect_factor(hashes)
+    places = np.zeros(1 << _TABLE_BITS, dtype=np.int16)
+    places[(hashes * factor) >> _SHIFT] = np.arange(len(hashes))
+    return _Lexicon(factor, places, hashes, table, unit_of)
+
+
+def _perfect_factor(hashes: UintArray) -> np.uint32:
+    """The first odd factor that leads no two hashes to one place; with this many there is one in a hundred."""
+    return next(
+        factor
+        for factor in map(np.uint32, range(0x9E3779B1, 2**32, 0x10DCD2))
+        if len(np.unique((hashes * factor) >> _SHIFT)) == len(hashes)
+    )
+
+
+_TABLE_BITS: Final = 15
+_SHIFT: Final = np.uint32(32 - _TABLE_BITS)
+_LEXICON: Final = _lexicon()
 
 
 def find_cues(tokens: Tokens) -> Cues:
-    """Look every word and pair of a text up."""
-    entries = _WORDS.entries(tokens.words)
-    words = _WORDS.tally(entries)[: len(CUE_WORDS)]
-    phrases = _PHRASES.tally(_PHRASES.entries(tokens.pairs))
-    units = _UNIT_OF[entries]
-    places = units.nonzero()[0]
-    return Cues(np.concatenate((words, phrases)), places, units[places] - 1)
+    """Look every word and every pair of a text up."""
+    hashes = np.concatenate((tokens.words, tokens.pairs))
+    found = _LEXICON.find(hashes)
+    places = (_LEXICON.hashes.take(found) == hashes).nonzero()[0]
+    entries = found.take(places)
+    groups = _LEXICON.groups.take(entries, axis=0).ravel()
+    counts: list[float] = np.bincount(groups, minlength=len(CUE_GROUPS) + 1).tolist()[:-1]
+    units = _LEXICON.units.take(entries)
+    if not units.any():
+        return Cues(counts, [0.0] * len(UNITS))
+    measured = units.nonzero()[0][:_UNITS_READ]
+    return Cues(counts, _asked(tokens, places.take(measured).tolist(), units.take(measured).tolist()))
+
+
+def _asked(tokens: Tokens, places: list[int], units: list[int]) -> list[float]:
+    """What the text asks for by number: "200 words", "three-paragraph", "10 great ideas"."""
+    asked = [0.0] * len(UNITS)
+    for place, unit in zip(places, units, strict=True):
+        asked[unit - 1] = max(asked[unit - 1], _amount_before(tokens, place))
+    return asked
+
+
+def _amount_before(tokens: Tokens, place: int) -> float:
+    """The number up to three tokens before a place; 0 where there is none."""
+    first = max(0, place - _REACH_TOKENS)
+    starts, hashes = tokens.starts[first:place].tolist(), tokens.words[first:place].tolist()
+    for index in range(len(starts) - 1, -1, -1):
+        if tokens.folded[starts[index]] == _ZERO:
+            digits = tokens.raw[starts[index] : int(tokens.ends[first + index])]
+            return min(float(digits), _LARGEST_ASKED) if digits.isdigit() and len(digits) <= 5 else 0.0
+        if hashes[index] in NUMBER_WORDS:
+            return float(NUMBER_WORDS[hashes[index]])
+    return 0.0

@@ -1,18 +1,27 @@
 """The one feature extractor, of serving and of training: a request body in, a named vector out."""
 
+import math
 from typing import Final, NamedTuple
 
 import numpy as np
 
 from predictor.features.controls import CONTROL_NAMES, control_features
 from predictor.features.grams import Grams
-from predictor.features.lexical import LEXICAL_NAMES, lexical_features
-from predictor.features.ngrams import IndexArray, count_bins, encode, focus_grams, side_grams, tokenize
+from predictor.features.lexical import COUNT_NAMES, LEXICAL_NAMES, lexical_features
 from predictor.features.schema import Features, FloatArray, Schema
+from predictor.features.tokens import (
+    UintArray,
+    context_grams,
+    encode,
+    focus_grams,
+    occupied_bins,
+    system_grams,
+    tokenize,
+)
 from predictor.features.view import PromptView, read_view
 from predictor.history import HISTORY_NAMES
 from predictor.request import Api, RequestBody
-from predictor.text_head import TextHead
+from predictor.text_head import HeadEvaluator, TextHead
 
 # Slots for what the engine's own model says of the answer's length (self-prediction); NaN when nobody asked it.
 SELF_NAMES: Final = (
@@ -21,19 +30,19 @@ SELF_NAMES: Final = (
 )  # fmt: skip
 FIXED_NAMES: Final = (*CONTROL_NAMES, "text.distinct_share", *LEXICAL_NAMES, *HISTORY_NAMES, *SELF_NAMES)
 
-_DISTINCT_AT: Final = len(CONTROL_NAMES)
-_LEXICAL_AT: Final = _DISTINCT_AT + 1
+_LEXICAL_AT: Final = len(CONTROL_NAMES) + 1
+_COUNTS: Final = slice(_LEXICAL_AT, _LEXICAL_AT + len(COUNT_NAMES))
 _HISTORY_AT: Final = _LEXICAL_AT + len(LEXICAL_NAMES)
-_SELF_AT: Final = _HISTORY_AT + len(HISTORY_NAMES)
-_HEAD_AT: Final = _SELF_AT + len(SELF_NAMES)
+_HISTORY: Final = slice(_HISTORY_AT, _HISTORY_AT + len(HISTORY_NAMES))
+_NO_TEXT: Final = [math.nan] * (1 + len(LEXICAL_NAMES))
+_NOT_KNOWN_YET: Final = [math.nan] * (len(HISTORY_NAMES) + len(SELF_NAMES))
 
 
 class RawFeatures(NamedTuple):
     """All that does not depend on a fitted head: the fixed part of the vector and the occupied bins."""
 
     fixed: FloatArray
-    bins: IndexArray
-    counts: FloatArray
+    bins: UintArray
 
 
 def schema_of(head: TextHead) -> Schema:
@@ -45,45 +54,41 @@ class FeatureExtractor:
     """Computes `Features` with one fitted text head."""
 
     def __init__(self, head: TextHead) -> None:
-        self.head = head
         self.schema = schema_of(head)
+        self._bits = head.bits
+        self._head = HeadEvaluator(head)
 
     def extract(
         self, body: RequestBody, view: PromptView, history: FloatArray, api: Api | None = None
     ) -> Features:
         """Features of one request; `view` comes from `read_view(body)`, `history` from `History.features`."""
-        raw = raw_features(body, view, self.head.bits, api)
-        raw.fixed[_HISTORY_AT:_SELF_AT] = history
-        outputs = self.head.transform(raw.bins, raw.counts, raw.fixed)
-        grams = Grams(self.head.bits, raw.bins, raw.counts)
-        return Features(self.schema, np.concatenate((raw.fixed, outputs)), grams)
+        raw = raw_features(body, view, self._bits, api)
+        raw.fixed[_HISTORY] = history
+        outputs = self._head.transform(raw.bins, raw.fixed)
+        values = np.concatenate((raw.fixed, outputs))
+        return Features(self.schema, values, Grams(self._bits, raw.bins))
 
 
 def raw_features(body: RequestBody, view: PromptView, bits: int, api: Api | None = None) -> RawFeatures:
     """The part that training computes once per row, before any head is fitted."""
-    fixed = np.full(_HEAD_AT, np.nan, dtype=np.float32)
-    fixed[:_DISTINCT_AT] = control_features(body, view, api)
-    focus, system = encode(view.focus), encode(view.system)
-    # All three pieces are cut in one pass; a line break keeps their tokens apart.
-    tokens = tokenize(b"\n".join((focus, system, encode(view.context))))
-    focus_tokens = tokens.before(len(focus))
-    grams = focus_grams(focus_tokens)
-    focus_words, system_words = (
-        len(focus_tokens.words),
-        int(tokens.starts.searchsorted(len(focus) + len(system) + 1)),
-    )
-    grams.append(side_grams(tokens.words[focus_words:system_words], "system"))
-    grams.append(side_grams(tokens.words[system_words:], "context"))
-    bins, counts = count_bins(grams, bits)
-    if focus_words:
-        fixed[_DISTINCT_AT] = len(bins) / sum(map(len, grams))
-        fixed[_LEXICAL_AT:_HISTORY_AT] = lexical_features(focus_tokens)
-    return RawFeatures(fixed, bins, counts)
+    tokens = tokenize(encode(view.focus))
+    grams = [*focus_grams(tokens), system_grams(view.system), context_grams(view.context)]
+    bins = occupied_bins(grams, bits)
+    values = control_features(body, view, api)
+    if len(tokens.words):
+        values.append(len(bins) / sum(map(len, grams)))
+        values += lexical_features(tokens)
+    else:
+        values += _NO_TEXT
+    values += _NOT_KNOWN_YET
+    fixed = np.array(values, dtype=np.float32)
+    np.log1p(fixed[_COUNTS], out=fixed[_COUNTS])
+    return RawFeatures(fixed, bins)
 
 
 def set_history(matrix: FloatArray, history: FloatArray) -> None:
     """Write history columns (rows, len(HISTORY_NAMES)) into a matrix of full or fixed vectors, in place."""
-    matrix[:, _HISTORY_AT:_SELF_AT] = history
+    matrix[:, _HISTORY] = history
 
 
 __all__ = [

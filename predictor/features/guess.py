@@ -4,8 +4,10 @@ It orders requests of a kind that training never saw; where training did see the
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Final
+
+from predictor.features.cues import CUE_GROUPS
 
 # The first rule that holds decides: a cue group, how often it must occur, and the tokens to expect.
 _RULES: Final = (
@@ -31,19 +33,24 @@ _RULES: Final = (
     ("question", 1, 70.0),
 )
 _OTHERWISE: Final = 150.0
-_COPYING: Final = ("translate", "rewrite")
 _BYTES_PER_TOKEN: Final = 4.0
+_PLACE: Final = {group: place for place, group in enumerate(CUE_GROUPS)}
+_PLACED_RULES: Final = tuple((_PLACE[group], least, tokens) for group, least, tokens in _RULES)
+_TRANSLATE, _REWRITE, _SUMMARIZE, _SHORT = (
+    _PLACE[group] for group in ("translate", "rewrite", "summarize", "short")
+)
 
 
-def guess_log_tokens(asked_tokens: float, cues: Mapping[str, float], size_bytes: int) -> float:
-    """log(1 + tokens); `asked_tokens` is what the prompt names by number, 0 where it names nothing."""
+def guess_log_tokens(asked_tokens: float, cues: Sequence[float], size_bytes: int) -> float:
+    """log(1 + tokens); `asked_tokens` is what the prompt names by number, 0 where it names nothing; `cues` has one
+    count per CUE_GROUPS."""
     if asked_tokens > 0:
         return math.log1p(asked_tokens)
-    if any(cues[group] for group in _COPYING):
+    if cues[_TRANSLATE] or cues[_REWRITE]:
         return math.log1p(max(20.0, size_bytes / _BYTES_PER_TOKEN))
-    if cues["summarize"]:
+    if cues[_SUMMARIZE]:
         return math.log1p(min(200.0, max(40.0, size_bytes / _BYTES_PER_TOKEN / 3)))
-    for group, least, tokens in _RULES:
-        if cues[group] >= least:
-            return math.log1p(tokens * (0.6 if cues["short"] and tokens > 20 else 1.0))
+    for place, least, tokens in _PLACED_RULES:
+        if cues[place] >= least:
+            return math.log1p(tokens * (0.6 if cues[_SHORT] and tokens > 20 else 1.0))
     return math.log1p(_OTHERWISE)

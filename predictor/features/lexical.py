@@ -1,15 +1,16 @@
 """Numbers read off the focus text itself: its make-up, its layout, what it asks for and how much of it."""
 
 import math
+import re
+from operator import mul
 from typing import Final
 
 import numpy as np
 
-from predictor.features.cues import CUE_GROUPS, NUMBER_WORDS, UNITS, Cues, find_cues
+from predictor.features.cues import CUE_GROUPS, UNITS, find_cues
 from predictor.features.guess import guess_log_tokens
 from predictor.features.layout import LAYOUT_NAMES, layout_features
-from predictor.features.ngrams import Tokens, hash_words
-from predictor.features.schema import FloatArray
+from predictor.features.tokens import Tokens
 
 # Byte classes whose counts become features. Lead bytes of UTF-8 stand for the scripts that use them.
 _BYTE_CLASSES: Final[dict[str, bytes]] = {
@@ -46,85 +47,72 @@ _BYTE_CLASSES: Final[dict[str, bytes]] = {
 }
 _SHARES: Final = ("upper", "digit", "space", "bracket", "operator", "quote")
 _WORD_NAMES: Final = (
-    "words",
-    "mean_word_bytes",
-    "long_words",
-    "numbers",
-    "number_digits",
-    "max_number_digits",
-)
-# About how many tokens one unit of an answer takes: turns "three paragraphs" and "200 words" into one number.
-_UNIT_TOKENS: Final = dict(zip(UNITS, (1.35, 24.0, 110.0, 28.0, 1.0), strict=True))
+    "words", "mean_word_bytes", "numbers", "number_digits", "max_number_digits",
+    "distinct_numbers", "largest_number", "log_numbers",
+)  # fmt: skip
+# About how many tokens one unit of an answer takes: in the order of UNITS: turns "three paragraphs" and
+# "200 words" into one number.
+_UNIT_TOKENS: Final = (1.35, 24.0, 110.0, 28.0, 1.0)
 
-LEXICAL_NAMES: Final = (
+# Counts, whose logarithm is the feature.
+COUNT_NAMES: Final = (
     *(f"count.{name}" for name in _BYTE_CLASSES),
     *(f"cue.{group}" for group in CUE_GROUPS),
-    *(f"share.{name}" for name in _SHARES),
-    *(f"text.{name}" for name in _WORD_NAMES),
     *(f"asked.{unit}s" for unit in UNITS),
     "asked.length_tokens",
+)
+LEXICAL_NAMES: Final = (
+    *COUNT_NAMES,
+    *(f"share.{name}" for name in _SHARES),
+    *(f"text.{name}" for name in _WORD_NAMES),
     "asked.guess",
     *LAYOUT_NAMES,
 )
 
-_CLASS_MATRIX: Final = np.array(
-    [[byte in members for members in _BYTE_CLASSES.values()] for byte in range(256)], dtype=np.float32
+_CLASS_OF: Final = bytes(
+    next((number for number, members in enumerate(_BYTE_CLASSES.values(), start=1) if byte in members), 0)
+    for byte in range(256)
 )
-_SHARE_COLUMNS: Final = [list(_BYTE_CLASSES).index(name) for name in _SHARES]
-_NUMBER_HASHES: Final = {hash_words(word): value for word, value in NUMBER_WORDS.items()}
-_DIGIT: Final = ord("0")
-_UNITS_READ: Final = 8
+_SHARE_PLACES: Final = tuple(list(_BYTE_CLASSES).index(name) for name in _SHARES)
+_SPACE, _NEWLINE, _DIGIT = (list(_BYTE_CLASSES).index(name) for name in ("space", "newline", "digit"))
+_NUMBER: Final = re.compile(rb"[0-9]+")
+_NUMBERS_READ: Final = 40
+_NUMBER_DIGITS: Final = 12
+_NO_NUMBERS: Final = [0.0] * 6
 
 
-def lexical_features(tokens: Tokens) -> FloatArray:
-    """One value per LEXICAL_NAMES. Sizes and counts are on a log scale, shares in [0, 1]."""
-    histogram = np.bincount(np.frombuffer(tokens.raw, dtype=np.uint8), minlength=256).astype(np.float32)
-    cues = find_cues(tokens)
-    counts = np.log1p(np.concatenate((histogram @ _CLASS_MATRIX, cues.counts)))
-    size = max(1, len(tokens.raw))
-    asked = _asked(tokens, cues)
-    rest = [
-        *(np.expm1(counts[_SHARE_COLUMNS]) / size).tolist(),
-        *_word_features(tokens),
-        *(math.log1p(value) for value in asked),
-        guess_log_tokens(asked[-1], dict(zip(CUE_GROUPS, cues.counts.tolist(), strict=True)), size),
+def lexical_features(tokens: Tokens) -> list[float]:
+    """One value per LEXICAL_NAMES; those of COUNT_NAMES are plain counts yet, shares are in [0, 1]."""
+    codes = np.frombuffer(tokens.raw.translate(_CLASS_OF), dtype=np.uint8)
+    counts: list[float] = np.bincount(codes, minlength=len(_BYTE_CLASSES) + 1).tolist()[1:]
+    cues, asked = find_cues(tokens)
+    size, words = len(tokens.raw), len(tokens.words)
+    length = max(map(mul, asked, _UNIT_TOKENS))
+    return [
+        *counts,
+        *cues,
+        *asked,
+        length,
+        *[counts[place] / size for place in _SHARE_PLACES],
+        math.log1p(words),
+        (size - counts[_SPACE] - counts[_NEWLINE]) / words,
+        *(_number_features(_NUMBER.findall(tokens.raw)) if counts[_DIGIT] else _NO_NUMBERS),
+        guess_log_tokens(length, cues, size),
         *layout_features(tokens.raw),
     ]
-    return np.concatenate((counts, np.array(rest, dtype=np.float32)))
 
 
-def _word_features(tokens: Tokens) -> list[float]:
-    words = len(tokens.starts)
-    sizes = tokens.ends - tokens.starts
-    digits = sizes[tokens.folded[tokens.starts] == _DIGIT]
-    numbers = len(digits)
+def _number_features(numbers: list[bytes]) -> list[float]:
+    """How many numbers there are, their digits, how many different ones, the largest, the sum of logarithms: what
+    work there is to be done."""
+    digits = list(map(len, numbers))
+    distinct = set(numbers[:_NUMBERS_READ])
+    values = [math.log1p(int(text[:_NUMBER_DIGITS])) for text in distinct]
     return [
-        math.log1p(words),
-        float(sizes.sum()) / max(1, words),
-        math.log1p(np.count_nonzero(sizes > 7)),
-        math.log1p(numbers),
-        float(digits.sum()) / numbers if numbers else 0.0,
-        math.log1p(digits.max()) if numbers else 0.0,
+        math.log1p(len(numbers)),
+        sum(digits) / len(digits),
+        math.log1p(max(digits)),
+        math.log1p(len(distinct)),
+        max(values),
+        math.fsum(values),
     ]
-
-
-def _asked(tokens: Tokens, cues: Cues) -> list[float]:
-    """What the text asks for by number, per unit and in tokens: "200 words", "three-paragraph", "10 ideas"."""
-    asked = dict.fromkeys(UNITS, 0.0)
-    for place, number in zip(cues.unit_places[:_UNITS_READ].tolist(), cues.units.tolist(), strict=False):
-        unit = UNITS[number]
-        asked[unit] = max(asked[unit], float(_amount_before(tokens, place)))
-    return [*asked.values(), max(amount * _UNIT_TOKENS[unit] for unit, amount in asked.items())]
-
-
-def _amount_before(tokens: Tokens, place: int) -> int:
-    """The number up to three tokens before a unit: "10 great ideas", "500-word"; 0 where there is none."""
-    for index in range(place - 1, max(-1, place - 4), -1):
-        start = int(tokens.starts[index])
-        if tokens.folded[start] == _DIGIT:
-            digits = tokens.raw[start : int(tokens.ends[index])]
-            return min(int(digits), 20_000) if digits.isdigit() and len(digits) <= 5 else 0
-        named = _NUMBER_HASHES.get(int(tokens.words[index]))
-        if named is not None:
-            return named
-    return 0

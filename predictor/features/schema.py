@@ -14,7 +14,7 @@ from predictor.features.grams import Grams
 FloatArray = npt.NDArray[np.float32]
 
 # Raised whenever a feature keeps its name and changes its meaning; it is part of every schema's hash.
-EXTRACTOR_VERSION: Final = 1
+EXTRACTOR_VERSION: Final = 2
 
 
 class Schema(msgspec.Struct, frozen=True):

@@ -11,10 +11,10 @@ import msgspec
 
 from predictor.request import Message, Part, RequestBody
 
-FOCUS_HEAD_CHARS: Final = 1_000
-FOCUS_TAIL_CHARS: Final = 1_200
-SYSTEM_HEAD_CHARS: Final = 300
-CONTEXT_HEAD_CHARS: Final = 200
+FOCUS_HEAD_CHARS: Final = 600
+FOCUS_TAIL_CHARS: Final = 900
+SYSTEM_HEAD_CHARS: Final = 200
+CONTEXT_HEAD_CHARS: Final = 120
 MAX_MESSAGES_READ: Final = 64
 MAX_PARTS_READ: Final = 32
 
