@@ -31,11 +31,15 @@ class Kernel(msgspec.Struct, frozen=True):
     weights: FloatArray
     outputs: npt.NDArray[np.intp]
 
-    def evaluate_rows(self, fixed: FloatArray) -> FloatArray:
-        """The k sums of many rows, (rows, k); `fixed` is the fixed part of their feature vectors."""
+    def similarities(self, fixed: FloatArray) -> FloatArray:
+        """How near each row is to each landmark, (rows, L); `fixed` is the fixed part of feature vectors."""
         rows = standardise(fixed[:, self.columns], self.center, self.scale)
         squares = self.norms + np.einsum("ij,ij->i", rows, rows)[:, None] - 2 * (rows @ self.landmarks.T)
-        return np.asarray(np.exp(squares * np.float32(-self.gamma)) @ self.weights, dtype=np.float32)
+        return np.asarray(np.exp(squares * np.float32(-self.gamma)), dtype=np.float32)
+
+    def evaluate_rows(self, fixed: FloatArray) -> FloatArray:
+        """The k sums of many rows, (rows, k); `fixed` is the fixed part of their feature vectors."""
+        return np.asarray(self.similarities(fixed) @ self.weights, dtype=np.float32)
 
     def with_weights(self, weights: FloatArray, outputs: npt.NDArray[np.intp]) -> "Kernel":
         """The same landmarks with other sums."""

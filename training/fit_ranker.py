@@ -17,8 +17,11 @@ RANKING: Final = frozenset({"lambdarank", "rank_xendcg"})
 OBJECTIVES: Final = ("cross_entropy", "regression", "regression_l1", "huber", *sorted(RANKING))
 _GRADES: Final = 30
 _GROUP_ROWS: Final = 100
+# Kendall's tau-b by cross-validation on the training rows of the two public benchmark files (8B, 70B), the booster
+# alone: cross-entropy on the label's place 0.505, 0.533; least squares on it 0.499, 0.529; lambdarank 0.492, 0.520;
+# xendcg 0.24, 0.46. Four hundred slower rounds gain 0.001, and a server pays for each tree with a cache miss or two.
 _COMMON: Final[dict[str, Any]] = {
-    "learning_rate": 0.03,
+    "learning_rate": 0.1,
     "num_leaves": 15,
     "min_data_in_leaf": 10,
     "feature_fraction": 0.3,
@@ -31,7 +34,7 @@ _COMMON: Final[dict[str, Any]] = {
     "deterministic": True,
     "force_row_wise": True,
 }
-_ROUNDS: Final = 400
+_ROUNDS: Final = 100
 
 
 class Voice(NamedTuple):
