@@ -86,6 +86,8 @@ def test_evaluate_reports_every_figure(trained: tuple[str, Path], capsys: pytest
     assert 0.5 < report["expected_over_actual"] < 2
     assert 0.6 < report["interval_coverage_80"] <= 1
     assert set(report["by_model"]) == {"m0", "m1"}
+    calibrated = {"rows", "kendall_tau_b", "expected_over_actual", "interval_coverage_80"}
+    assert all(part.keys() == calibrated for part in report["by_part"].values())
 
 
 def test_heldout_labels_teach_nothing(trained: tuple[str, Path], tmp_path: Path) -> None:

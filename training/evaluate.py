@@ -70,9 +70,9 @@ def evaluate(artifact: Artifact, data: Dataset, *, trained_on_this: bool = False
         "pairwise_accuracy": pairwise_accuracy(rows.label, score, rng),
         "prompt_length_tau_b": kendall_tau_b(rows.label, _prompt_size(rows)),
         "regret": share_of_oracle_gain(rows.label, score),
-        "by_part": _apart(rows.part, rows, score),
-        "by_model": _apart(rows.model, rows, score),
-        **_calibration(artifact, rows, score),
+        "by_part": _apart(rows.part, artifact, rows, score),
+        "by_model": _apart(rows.model, artifact, rows, score),
+        **_calibration(artifact, rows.label, rows.censored, score),
         **_with_history(artifact, data, rows, matrix),
         **measure(artifact, rows.bodies),
     }
@@ -94,26 +94,32 @@ def _prompt_size(rows: Dataset) -> _DoubleArray:
     return rows.fixed[:, FIXED_NAMES.index("size.total")].astype(np.float64)
 
 
-def _apart(group: npt.NDArray[np.str_], rows: Dataset, score: _DoubleArray) -> dict[str, Any]:
-    """tau-b within each group that has enough rows to tell."""
+def _apart(
+    group: npt.NDArray[np.str_], artifact: Artifact, rows: Dataset, score: _DoubleArray
+) -> dict[str, Any]:
+    """Order and calibration within each group that has enough rows to tell."""
     names, counts = np.unique(group, return_counts=True)
     return {
         str(name): {
             "rows": int(count),
-            "kendall_tau_b": kendall_tau_b(rows.label[group == name], score[group == name]),
+            "kendall_tau_b": kendall_tau_b(rows.label[one], score[one]),
+            **_calibration(artifact, rows.label[one], rows.censored[one], score[one]),
         }
         for name, count in zip(names, counts, strict=True)
         if count >= _MIN_ROWS_APART
+        for one in [group == name]
     }
 
 
-def _calibration(artifact: Artifact, rows: Dataset, score: _DoubleArray) -> dict[str, float | None]:
+def _calibration(
+    artifact: Artifact, label: _DoubleArray, censored: npt.NDArray[np.bool_], score: _DoubleArray
+) -> dict[str, float | None]:
     """How the stated tokens and spread compare with the answers that ended by themselves."""
-    kept = ~rows.censored
+    kept = ~censored
     if not kept.any():
         return {"expected_over_actual": None, "interval_coverage_80": None}
     stated = [artifact.calibration.predict(value) for value in score[kept]]
-    actual = rows.label[kept]
+    actual = label[kept]
     inside = [p.p10_tokens <= value <= p.p90_tokens for p, value in zip(stated, actual, strict=True)]
     total = float(actual.sum())
     return {
