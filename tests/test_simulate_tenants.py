@@ -6,7 +6,13 @@ from hypothesis import settings as profile
 from hypothesis import strategies as st
 
 from predictor.history import HISTORY_NAMES, HistoryKey
-from training.simulate_tenants import Arrivals, assign_tenants, replay_history, simulate_arrivals
+from training.simulate_tenants import (
+    Arrivals,
+    assign_tenants,
+    replay_history,
+    simulate_arrivals,
+    simulate_repeats,
+)
 
 COUNT = HISTORY_NAMES.index("history.tenant.count")
 
@@ -75,3 +81,19 @@ def test_a_row_sees_exactly_those_that_finished_before_it_came() -> None:
     features = replay_history(keys, np.full(5, 10.0), censored, arrivals)
     assert np.expm1(features[4, COUNT]).round() == 1
     assert (features[:4, COUNT] == 0).all()
+
+
+def test_a_repeated_prompt_has_answers_from_before_it_came() -> None:
+    """About a quarter of the rows, none of them cut; they are in the prompt's history, and near its length."""
+    rng = np.random.default_rng(0)
+    label, cut = np.full(2_000, 100.0), rng.random(2_000) < 0.5
+    arrivals = simulate_arrivals(np.arange(2_000), label, rng)
+    repeats = simulate_repeats(label, cut, arrivals, rng)
+    assert not cut[repeats.row].any()
+    assert (repeats.finish_s < arrivals.arrival_s[repeats.row]).all()
+    assert 200 < len(set(repeats.row.tolist())) < 300
+    keys = [HistoryKey((f"p{row}", "s", "o", "t", "m")) for row in range(2_000)]
+    known = replay_history(keys, label, cut, arrivals, repeats)
+    mean = known[:, HISTORY_NAMES.index("history.prompt.mean")]
+    assert set(np.flatnonzero(~np.isnan(mean)).tolist()) == set(repeats.row.tolist())
+    assert abs(np.nanmean(mean) - np.log1p(100)) < 0.1

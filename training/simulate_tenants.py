@@ -2,7 +2,8 @@
 
 Nothing is known of who sent a row, so it is drawn: each simulated tenant has its own mixture of kinds of request
 (the file's parts, each split into thirds by length), as applications differ in ways that their prompts do not
-show, and each row goes to a tenant in proportion to how much of that kind the tenant sends.
+show, and each row goes to a tenant in proportion to how much of that kind the tenant sends. Files hold each prompt
+once, applications repeat theirs: some rows are given earlier answers, scattered as a model's samples are.
 """
 
 import heapq
@@ -24,6 +25,11 @@ _EVENNESS: Final = 1.0
 _THIRDS: Final = 3
 _TOKEN_S: Final = 0.02
 _CONCURRENCY: Final = 32
+_REPEATED_SHARE: Final = 0.25
+_MOST_REPEATS: Final = 8
+# Standard deviation of log length between two samples of one prompt: then tau-b between the two is 0.6 to 0.7, as
+# has been measured of chat models.
+_SAMPLE_SPREAD: Final = 0.4
 
 
 class Arrivals(NamedTuple):
@@ -68,18 +74,44 @@ def simulate_arrivals(order: npt.NDArray[np.intp], label: DoubleArray, rng: np.r
     return Arrivals(arrival, arrival + service)
 
 
+class Repeats(NamedTuple):
+    """Earlier answers to some rows' prompts: which row, how long, finished when (before the row arrives)."""
+
+    row: npt.NDArray[np.intp]
+    label: DoubleArray
+    finish_s: DoubleArray
+
+
+def simulate_repeats(
+    label: DoubleArray, censored: BoolArray, arrivals: Arrivals, rng: np.random.Generator
+) -> Repeats:
+    """One to eight earlier answers for a quarter of the rows that were not cut."""
+    chosen = np.flatnonzero(~censored & (rng.random(len(label)) < _REPEATED_SHARE))
+    row = np.repeat(chosen, rng.integers(1, _MOST_REPEATS + 1, len(chosen)))
+    scattered = label[row] * np.exp(rng.normal(0, _SAMPLE_SPREAD, len(row)))
+    return Repeats(row, scattered, arrivals.arrival_s[row] * rng.random(len(row)))
+
+
 def replay_history(
-    keys: list[HistoryKey], label: DoubleArray, censored: BoolArray, arrivals: Arrivals
+    keys: list[HistoryKey],
+    label: DoubleArray,
+    censored: BoolArray,
+    arrivals: Arrivals,
+    repeats: Repeats | None = None,
 ) -> FloatArray:
     """History features (rows, len(HISTORY_NAMES)): each row sees those that finished before it arrived."""
     history = History(max_keys=1_000_000)
     features = np.empty((len(keys), len(HISTORY_NAMES)), dtype=np.float32)
-    running: list[tuple[float, int]] = []
+    running: list[tuple[float, int, float]] = []
+    if repeats is not None:
+        columns = (repeats.finish_s.tolist(), repeats.row.tolist(), repeats.label.tolist())
+        running = list(zip(*columns, strict=True))
+        heapq.heapify(running)
     for row in np.argsort(arrivals.arrival_s, kind="stable").tolist():
         while running and running[0][0] <= arrivals.arrival_s[row]:
-            finished_at, done = heapq.heappop(running)
-            if not censored[done]:
-                history.observe(keys[done], int(label[done]), finished_at)
+            finished_at, done, tokens = heapq.heappop(running)
+            history.observe(keys[done], int(tokens), finished_at)
         features[row] = history.features(keys[row])
-        heapq.heappush(running, (float(arrivals.finish_s[row]), row))
+        if not censored[row]:
+            heapq.heappush(running, (float(arrivals.finish_s[row]), row, float(label[row])))
     return features

@@ -26,7 +26,7 @@ from training.fit_head import FittedHead, fit_head
 from training.fit_ranker import OBJECTIVES, Rows, Voice, fit_ranker
 from training.folds import assign_folds
 from training.progress import Steps, show_progress
-from training.simulate_tenants import assign_tenants, replay_history, simulate_arrivals
+from training.simulate_tenants import assign_tenants, replay_history, simulate_arrivals, simulate_repeats
 from training.sources import DataError, fingerprint, read_source
 
 FOLDS: Final = 5
@@ -158,7 +158,8 @@ def _with_histories(rows: Dataset, matrix: FloatArray, seed: int) -> FloatArray:
     keys = [history_key(t, body.model, read_view(body)) for t, body in zip(tenants, rows.bodies, strict=True)]
     arrivals = simulate_arrivals(rng.permutation(len(rows)), rows.label, rng)
     known = matrix.copy()
-    set_history(known, replay_history(keys, rows.label, rows.censored, arrivals))
+    repeats = simulate_repeats(rows.label, rows.censored, arrivals, rng)
+    set_history(known, replay_history(keys, rows.label, rows.censored, arrivals, repeats))
     return np.vstack([matrix, known])
 
 
