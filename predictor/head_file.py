@@ -27,6 +27,7 @@ def head_to_bytes(head: TextHead) -> bytes:
         "bins": used.astype(np.uint32),
         "weights": head.weights[used].astype(np.float16),
         "bias": head.bias,
+        "taught": head.taught,
     }
     for number, kernel in enumerate(head.kernels):
         arrays |= _kernel_arrays(f"kernel{number}_", kernel)
@@ -52,6 +53,7 @@ def head_from_bytes(data: bytes) -> TextHead:
             weights=weights,
             bias=_floats(arrays["bias"], (len(names),)),
             kernels=tuple(_read_kernel(arrays, f"kernel{number}_", len(names)) for number in range(kernels)),
+            taught=_hashes(arrays["taught"]),
         )
 
 
@@ -110,6 +112,12 @@ def _indices(array: npt.NDArray[np.generic], limit: int) -> npt.NDArray[np.intp]
     if places.ndim != 1 or (len(places) and not (places.min() >= 0 and places.max() < limit)):
         raise ValueError(f"the text head holds a place outside its {limit} columns or bins")
     return places
+
+
+def _hashes(array: npt.NDArray[np.generic]) -> npt.NDArray[np.uint32]:
+    if array.ndim != 1 or array.dtype != np.uint32:
+        raise ValueError("the text head's list of prompts holds no 32-bit hashes")
+    return array.astype(np.uint32)
 
 
 def _check_sizes(bits: int, names: tuple[str, ...], kernels: int) -> None:

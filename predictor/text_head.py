@@ -25,7 +25,8 @@ class TextHead(msgspec.Struct, frozen=True):
     """`weights` is (2^bits, outputs), `idf` (2^bits,), `bias` (outputs,); `names` says what each output is.
 
     A name carries the projection that made it (`text.1f0c9a2b.svd07`), so that logged outputs of one head are
-    never taken for another's, while columns handed on from an earlier head keep their names.
+    never taken for another's, while columns handed on from an earlier head keep their names. `taught` are 32-bit
+    hashes of the prompts that these columns were fitted on, ascending: of those they know too much.
     """
 
     bits: int
@@ -34,6 +35,7 @@ class TextHead(msgspec.Struct, frozen=True):
     weights: FloatArray
     bias: FloatArray
     kernels: tuple[Kernel, ...] = ()
+    taught: UintArray = msgspec.field(default_factory=lambda: np.zeros(0, dtype=np.uint32))
 
 
 class HeadEvaluator:

@@ -101,7 +101,9 @@ def prior_head(base: TextHead | None, idf: FloatArray) -> TextHead:
             outputs = np.array([place[int(kernel.outputs[number])] for number in chosen], dtype=np.intp)
             kernels.append(kernel.with_weights(kernel.weights[:, chosen], outputs))
     names = tuple(base.names[index] for index in kept)
-    return TextHead(base.bits, names, base.idf, base.weights[:, kept], base.bias[kept], tuple(kernels))
+    return TextHead(
+        base.bits, names, base.idf, base.weights[:, kept], base.bias[kept], tuple(kernels), base.taught
+    )
 
 
 def joint_inputs(weighted: sparse.csr_matrix, mapped: DoubleArray, priors: FloatArray) -> sparse.csr_matrix:
@@ -153,6 +155,7 @@ def _append(
         weights=np.hstack([lent.weights, own]),
         bias=np.array([*lent.bias, *(0.0 for _ in own_names), ridge.intercept_, bias], dtype=np.float32),
         kernels=(_extended(mapped.kernel, regression, last, lent.kernels),),
+        taught=lent.taught,
     )
 
 

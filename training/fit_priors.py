@@ -60,7 +60,13 @@ def fit_priors(groups: list[PriorGroup], idf: FloatArray, mapped: KernelMap, see
         group.name: np.column_stack(columns.unseen).astype(np.float32)
         for group, columns in zip(groups, fitted, strict=True)
     }
-    return FittedPriors(TextHead(HASH_BITS, names, idf, weights, bias, (kernel,)), unseen)
+    taught = np.unique(prompt_hashes(np.concatenate([group.prompt for group in groups])))
+    return FittedPriors(TextHead(HASH_BITS, names, idf, weights, bias, (kernel,), taught), unseen)
+
+
+def prompt_hashes(prompt: npt.NDArray[np.str_]) -> npt.NDArray[np.uint32]:
+    """32 bits of each prompt's hash, which is hexadecimal."""
+    return np.array([int(digits[:8], 16) for digits in prompt.tolist()], dtype=np.uint32)
 
 
 def _fit_group(group: PriorGroup, idf: FloatArray, mapped: KernelMap, seed: int) -> _Columns:

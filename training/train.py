@@ -23,6 +23,7 @@ from training.bundle import Bundle, write_bundle
 from training.dataset import Dataset, pick_columns, read_dataset
 from training.fit_calibration import fit_calibration
 from training.fit_head import FittedHead, fit_head
+from training.fit_priors import prompt_hashes
 from training.fit_ranker import OBJECTIVES, Rows, Voice, fit_ranker
 from training.folds import assign_folds
 from training.progress import Steps, show_progress
@@ -33,6 +34,8 @@ FOLDS: Final = 5
 # How much the head's own regression says beside LightGBM, chosen by cross-validation: less is worse on hundreds
 # of rows, more is worse on thousands.
 _KERNEL_WEIGHT: Final = 0.5
+# Trained on prompts of which the base knows all, tau-b of new ones fell from 0.34 to 0.21 (Arena-Hard, GPT-4).
+_MOST_TAUGHT: Final = 0.1
 _DoubleArray = npt.NDArray[np.float64]
 
 
@@ -103,6 +106,8 @@ def train(
     `lent` are the prior columns' outputs for rows that these were fitted on; `weight` is one number per row.
     """
     rows = data.training_rows()
+    if lent is None:
+        base = impartial(base, rows)
     target = rank_target(rows.label)
     fold = assign_folds(rows.prompt, FOLDS, np.random.default_rng(seed))
     advance = steps.stage("fitting", total=3)
@@ -127,6 +132,15 @@ def train(
         "base": None if base is None else schema_of(base).id,
     }
     return Bundle(fitted.head, ranker, calibration, known[0]), report
+
+
+def impartial(base: TextHead | None, rows: Dataset) -> TextHead | None:
+    """The base, or None where many of the rows' prompts taught its prior columns: these remember them, and a ranker
+    trained on what they remember would trust them far too much with prompts that are new."""
+    if base is None or rows.logged is not None:
+        return base
+    share = float(np.isin(prompt_hashes(rows.prompt), base.taught).mean())
+    return None if share > _MOST_TAUGHT else base
 
 
 def rank_target(label: _DoubleArray) -> _DoubleArray:
