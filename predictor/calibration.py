@@ -54,11 +54,17 @@ class Calibration(msgspec.Struct, frozen=True):
 
     def quantile_by_tokens(self) -> MonotoneMap:
         """The quantile that goes with so many expected tokens, where these were corrected after the score."""
-        by_tokens: dict[float, float] = {}
+        x: list[float] = []
+        y: list[float] = []
         for score in sorted({*self.quantile.x, *self.tokens.x}):
-            # Of scores that expect equally many tokens the last one counts.
-            by_tokens[self.tokens(score)] = self.quantile(score)
-        return MonotoneMap(list(by_tokens), list(by_tokens.values()))
+            tokens, quantile = self.tokens(score), self.quantile(score)
+            if x and tokens <= x[-1]:
+                # Of scores that expect equally many tokens (or by rounding a hair fewer) the last one counts.
+                y[-1] = max(y[-1], quantile)
+            else:
+                x.append(tokens)
+                y.append(max(quantile, y[-1]) if y else quantile)
+        return MonotoneMap(x, y)
 
     def predict(self, score: float) -> Prediction:
         """The whole prediction of one score."""
