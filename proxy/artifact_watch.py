@@ -135,7 +135,12 @@ class ArtifactWatch:
         if not directory.is_dir():
             raise RegistryError(f"artifact {directory} is not there")
         try_artifact(directory)
-        ranker = LightGBMRanker.load(directory, self._history)
+        try:
+            ranker = LightGBMRanker.load(directory, self._history)
+        except PredictorError:
+            raise
+        except Exception as error:  # what an artifact can make a loader raise is no closed list
+            raise ArtifactError(directory, f"{type(error).__name__}: {error}") from error
         if ranker.artifact_id != wanted:
             raise ArtifactError(directory, f"its content is that of {ranker.artifact_id}")
         return ranker

@@ -167,6 +167,25 @@ async def test_a_broken_champion_at_the_start_leaves_the_wheels(
         assert await serving_artifact(headway) == SHIPPED
 
 
+async def test_an_error_that_nobody_expected_refuses_the_artifact_alone(
+    engine: EmulatedEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever loading raises, at the start or later, the proxy serves with what it has."""
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("a loader's own bug")
+
+    ranking = shipped()
+    monkeypatch.setattr("proxy.artifact_watch.LightGBMRanker.load", broken)
+    publish(tmp_path, "one")
+    async with proxy_before(engine.url, state=tmp_path, estimator=ranking) as headway:
+        await refused(headway, 1)
+        assert await serving_artifact(headway) == SHIPPED
+        publish(tmp_path, "two")
+        await refused(headway, 2)
+        assert await serving_artifact(headway) == SHIPPED
+
+
 async def test_what_was_repaired_is_taken_when_asked(engine: EmulatedEngine, tmp_path: Path) -> None:
     """A refused artifact is not tried over and over; a wake-up (SIGHUP) tries it again."""
     wanted = half_written(tmp_path)
