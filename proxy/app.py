@@ -221,6 +221,7 @@ class Headway:
         self._serving.draining = True
         self._dispatcher.refuse_waiting(Draining(_SHUTTING_DOWN))
         await self._upstream.close()
+        await self._learning.close()
         for listener in self._listeners:
             await listener.stop()
         if self._log is not None:

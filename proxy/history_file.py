@@ -8,6 +8,7 @@ from typing import Final
 
 from predictor.history import History
 from predictor.history_store import SavedStats, load_history, pack, save_history
+from proxy.settings import Settings
 
 _LOG: Final = logging.getLogger("headway.history")
 # What a killed process may forget.
@@ -66,3 +67,12 @@ class HistoryFile:
             self._path.replace(aside)
         except OSError as error:
             _LOG.error("cannot move %s: %s", self._path, error)
+
+
+async def remember(settings: Settings, history: History) -> HistoryFile | None:
+    """Take over what a predecessor learned; None for a proxy that writes no log."""
+    if not settings.traffic_log:
+        return None
+    file = HistoryFile(Path(settings.state) / "history.db", history)
+    await file.load()
+    return file

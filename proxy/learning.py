@@ -12,6 +12,7 @@ from predictor.live_order import Accuracy, Ended, Guardrail
 from predictor.registry import Role
 from proxy.artifact_watch import ArtifactSource, ArtifactWatch, PointerFile
 from proxy.exchange import Exchange
+from proxy.history_file import HistoryFile, remember
 from proxy.ranking import Estimator, Ranking
 from proxy.settings import Settings
 from proxy.shadow import MOST_SAMPLES, Sample, Shadow
@@ -41,6 +42,7 @@ class Learning:
         self.guardrail = Guardrail(settings.accuracy_floor)
         self.shadow = Shadow()
         self.watches: dict[Role, ArtifactWatch] = {}
+        self._memory: HistoryFile | None = None
 
     @property
     def failures(self) -> int:
@@ -48,9 +50,13 @@ class Learning:
         return 0 if self._ranking is None else self._ranking.failures
 
     async def start(self) -> None:
-        """Load what is published, so that the first request has it; whatever is wrong there, we start."""
+        """Load what is published and what was learned, so that the first request has both.
+
+        Whatever is wrong there, we start.
+        """
         if self._ranking is None or not self._ranking.loaded:
             return
+        self._memory = await remember(self._settings, self._ranking.history)
         state = Path(self._settings.state)
         takes = {
             Role.CHAMPION: (self._took_champion, DEFAULT_ARTIFACT),
@@ -69,7 +75,13 @@ class Learning:
 
     def running(self) -> list[Coroutine[Any, Any, None]]:
         """What is to run as long as the proxy does."""
-        return [*(watch.run() for watch in self.watches.values()), self._run()]
+        kept = [] if self._memory is None else [self._memory.run()]
+        return [*(watch.run() for watch in self.watches.values()), *kept, self._run()]
+
+    async def close(self) -> None:
+        """Save what was learned for whoever comes after us."""
+        if self._memory is not None:
+            await self._memory.save()
 
     def wake(self) -> None:
         """Look now whether another artifact is published."""

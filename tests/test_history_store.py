@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from harness import CHAT, ask_raw, chat, post, proxy_before
 from hypothesis import given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
@@ -15,6 +16,8 @@ from hypothesis import strategies as st
 from predictor.history import History, HistoryKey, LengthStats
 from predictor.history_store import load_history, pack, save_history
 from proxy.history_file import HistoryFile
+from proxy.ranking import Ranking
+from training.emulator import EmulatedEngine
 
 observations = st.lists(
     st.tuples(st.integers(0, 4), st.integers(0, 9000), st.floats(0, 1e9)), min_size=1, max_size=30
@@ -156,3 +159,25 @@ async def test_a_damaged_file_is_moved_aside(
     learned(history, 3)
     await file.save()
     assert len(load_history(path)) == len(history)
+
+
+async def test_serving_remembers_over_a_restart(engine: EmulatedEngine, tmp_path: Path) -> None:
+    """What the first proxy's answers taught, the second one knows before its first request; no text is kept."""
+    keys = []
+    for _ in range(2):
+        ranking = Ranking()
+        assert ranking.load()
+        async with proxy_before(engine.url, state=tmp_path, estimator=ranking) as headway:
+            keys.append(len(ranking.history))
+            assert (await ask_raw(headway, post(CHAT, chat("canary")))).status == 200
+    assert keys[0] == 0 < keys[1]
+    assert b"canary" not in b"".join(one.read_bytes() for one in tmp_path.glob("history.db*"))
+
+
+async def test_a_proxy_that_writes_no_log_writes_no_history(engine: EmulatedEngine, tmp_path: Path) -> None:
+    """Who wants nothing on disk gets nothing on disk."""
+    ranking = Ranking()
+    assert ranking.load()
+    async with proxy_before(engine.url, estimator=ranking) as headway:
+        assert (await ask_raw(headway, post(CHAT, chat()))).status == 200
+    assert not list(tmp_path.iterdir())
