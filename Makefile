@@ -7,7 +7,7 @@ ENGINE ?= emulated
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help check test test-engines demo bench reference chart lock clean
+.PHONY: help check test test-engines doctor-matrix demo bench reference chart lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -29,8 +29,11 @@ check: $(READY)  ## ruff, mypy --strict, import-linter
 test: $(READY)  ## all tests that need no real engine
 	$(BIN)/pytest -q
 
-test-engines: $(READY)  ## tests on the real vLLM (installed on first use)
+test-engines: $(READY)  ## tests on the real vLLM and SGLang (installed on first use)
 	$(BIN)/pytest -q -m engines tests/engines
+
+doctor-matrix: $(READY)  ## doctor before both real engines, good and misconfigured: a table, and build/doctor-matrix.json
+	PYTHONPATH=tests $(BIN)/python tests/engines/doctor_matrix.py --json build/doctor-matrix.json
 
 demo: $(READY)  ## FCFS against Headway on this machine; ENGINE=vllm for the real one
 	$(BIN)/headway demo --engine $(ENGINE)

@@ -21,7 +21,8 @@ HEADWAY = str(Path(__file__).parent.parent / "headway.py")
 PATIENCE_S = 60.0
 # Stands in for the interpreter of an environment that has vLLM: whatever it is told to run, it emulates.
 PYTHON = """#!{python}
-import os, sys, time
+import os, subprocess, sys, time
+HELPER = "trap 'echo the helper was told' TERM; echo helper $$; while true; do sleep 0.1; done"
 args = sys.argv[1:]
 if args[0] == "-c":
     sys.exit(0)
@@ -29,6 +30,8 @@ print("flags:", *args, flush=True)
 if "--dies" in args:
     print("no such model", flush=True)
     sys.exit(3)
+if "--helped" in args:
+    subprocess.Popen(["/bin/sh", "-c", HELPER])
 if "--sleeps" in args:
     time.sleep(600)
 port = args[args.index("--port") + 1]
@@ -71,6 +74,13 @@ def test_the_users_flags_win(name: EngineName, data: st.DataObject) -> None:
     made = flags(name, *given_flags)
     assert tuple(made[-len(given_flags) :]) == given_flags
     assert flag not in made[: -len(given_flags)]
+
+
+def test_a_model_may_be_named_without_a_flag() -> None:
+    """As in `vllm serve MODEL`; whatever follows stays as it is."""
+    assert flags("vllm", "org/model", "--dtype", "auto")[-4:] == ["--model", "org/model", "--dtype", "auto"]
+    assert flags("sglang", "org/model")[-2:] == ["--model-path", "org/model"]
+    assert "--model" not in flags("vllm")
 
 
 def test_the_proxy_is_told_where_the_engine_is() -> None:
@@ -246,6 +256,17 @@ async def test_an_engine_does_not_outlive_a_killed_headway(tmp_path: Path) -> No
         async with asyncio.timeout(PATIENCE_S):
             while alive(engine):
                 await asyncio.sleep(0.05)
+
+
+async def test_the_engine_ends_its_own_helpers(tmp_path: Path) -> None:
+    """The signal is for the engine alone (SGLang takes a helper's end for a crash); what it leaves is killed."""
+    async with headway_run(tmp_path, engine=("--helped",)) as running:
+        await running.url()
+        running.process.send_signal(signal.SIGTERM)
+        assert await running.ends() == 0
+    log = (tmp_path / "vllm.log").read_text()
+    assert "was told" not in log
+    assert not alive(int(log.split("helper ")[1].split()[0]))
 
 
 async def test_a_port_that_is_taken_is_known_before_the_engine_starts(tmp_path: Path) -> None:

@@ -41,7 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="the model to ask; the first one listed unless given")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     parser.add_argument(
-        "--force", action="store_true", help="probe an engine that has other work, or may have"
+        "--force",
+        action="store_true",
+        help="probe though it has other work, however long that takes",
     )
 
 

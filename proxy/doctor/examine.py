@@ -4,7 +4,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from proxy.doctor.findings import Finding, Report, unproven, verdict_of
+from proxy.doctor.findings import Finding, Report, note, unproven, verdict_of
 from proxy.doctor.identity import identify
 from proxy.doctor.order import check_order
 from proxy.doctor.prefix import check_prefix
@@ -20,6 +20,9 @@ from proxy.upstream import Upstream
 
 Group = Callable[[Target], Awaitable[list[Finding]]]
 _GROUPS: Final[tuple[Group, ...]] = (check_usage, check_prefix, check_order, check_signals, check_tuning)
+# They bring notes alone, which nobody waits for at a slow engine.
+_SPARED: Final = (check_signals, check_tuning)
+_BUDGET_S: Final = 10.0
 
 
 async def examine(
@@ -57,8 +60,13 @@ async def examine(
 
 async def _ask(target: Target, progress: Callable[[str], None]) -> list[Finding]:
     findings = check_settings(target.facts)
+    began_s = time.monotonic()
     for group in _GROUPS:
-        progress(group.__name__.removeprefix("check_"))
+        name = group.__name__.removeprefix("check_")
+        progress(name)
+        if group in _SPARED and not target.force and time.monotonic() - began_s > _BUDGET_S:
+            findings.append(note(name, f"left out: the rest took more than {_BUDGET_S:g} s", "--force"))
+            continue
         found = await group(target)
         known = {finding.name for finding in findings}
         # What the engine says of its settings is the same fault as what is measured: one line for both.

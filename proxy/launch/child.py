@@ -60,18 +60,20 @@ class Child:
         return status
 
     async def stop(self, grace_s: float) -> None:
-        """SIGTERM to the group, SIGKILL to what is left after `grace_s` seconds. Harmless when repeated."""
+        """SIGTERM to the process, SIGKILL to what is left of its group after `grace_s` seconds.
+
+        Its own children it ends itself: where they are told too, SGLang takes their end for a crash, and spends
+        five seconds on finding out why. Harmless when repeated.
+        """
         if self._watcher.returncode is not None:
             return
-        self._signal(signal.SIGTERM)
+        if self._process.returncode is None:
+            self._process.terminate()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._process.wait(), grace_s)
-        self._signal(signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
         await self._process.wait()
         # Only now: once the watcher is gone the group's number may be somebody else's.
         self._watcher.kill()
         await self._watcher.wait()
-
-    def _signal(self, number: signal.Signals) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.pid, number)

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "words",
         nargs=argparse.REMAINDER,
-        metavar="vllm|sglang [OPTIONS] [-- ENGINE ARGS]",
+        metavar="vllm|sglang [OPTIONS] [-- MODEL ENGINE ARGS]",
         help="`headway run vllm --help` shows the options",
     )
 
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
 def _options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="headway run",
-        usage="%(prog)s vllm|sglang [OPTIONS] [-- ENGINE ARGS]",
+        usage="%(prog)s vllm|sglang [OPTIONS] [-- MODEL ENGINE ARGS]",
         description="Start the engine with the flags that Headway needs, and the proxy in front of it.",
     )
     add = parser.add_argument

@@ -18,6 +18,7 @@ class _Engine(msgspec.Struct, frozen=True):
 
     module: str
     package: str
+    model_flag: str
     ready_path: str
     order: tuple[tuple[str, ...], ...]
     reports: tuple[tuple[str, ...], ...]
@@ -30,6 +31,7 @@ _ENGINES: Final[dict[EngineName, _Engine]] = {
         # The `vllm` script of the CPU package dies of its own name.
         module="vllm.entrypoints.openai.api_server",
         package="vllm",
+        model_flag="--model",
         ready_path="/health",
         order=(("--scheduling-policy", "priority"),),
         reports=(("--enable-prompt-tokens-details",), ("--enable-per-request-metrics",)),
@@ -43,6 +45,7 @@ _ENGINES: Final[dict[EngineName, _Engine]] = {
     "sglang": _Engine(
         module="sglang.launch_server",
         package="sglang",
+        model_flag="--model-path",
         ready_path="/ready",
         order=(
             ("--enable-priority-scheduling",),
@@ -73,8 +76,13 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 def make_plan(name: EngineName, python: str, given: Sequence[str], free_port: int) -> Plan:
-    """`given`: the user's flags; ours are added before them, where the user has said nothing of the kind."""
+    """`given`: the user's flags; ours are added before them, where the user has said nothing of the kind.
+
+    A model may come first without a flag, as `vllm serve` takes it.
+    """
     engine = _ENGINES[name]
+    if given and not given[0].startswith("-"):
+        given = (engine.model_flag, *given)
     said = _flags_in(given)
     warnings = [
         f"{_shown(flag, said)}: {text}" for flag, value, text in engine.defeats if _is(flag, value, said)

@@ -83,11 +83,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(CASES)}")
     parser.add_argument("--save", type=Path, metavar="DIR", help="keep each report there")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write this table there too")
     options = parser.parse_args(arguments)
     outcomes = []
     for name, together in _by_start(options.cases or list(CASES)):
         outcomes += _run(name, together, options.save)
     _show(outcomes)
+    if options.json is not None:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_bytes(msgspec.json.format(msgspec.json.encode(outcomes), indent=2))
     return 0 if all(outcome.right for outcome in outcomes) else 1
 
 
@@ -145,7 +149,8 @@ def _judge(name: str, case: Case, exit_code: int, report: dict[str, Any]) -> Out
 
 
 def _show(outcomes: Sequence[Outcome]) -> None:
-    table = Table("engine", "right", "exit", "seconds", "what doctor said")
+    versions = f"vLLM {VLLM.version}, SGLang {SGLANG.version}, on the CPU"
+    table = Table("engine", "right", "exit", "seconds", "what doctor said", title=versions)
     for one in outcomes:
         right = "yes" if one.right else "[bold red]NO[/]"
         table.add_row(one.name, right, str(one.exit_code), f"{one.seconds:g}", one.said)

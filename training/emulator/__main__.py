@@ -44,6 +44,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-num-seqs", type=int, help="slots; the profile's number unless given")
     add("--max-num-queued-reqs", type=int, help="refuse (503) when so many wait or run")
     add("--num-gpu-blocks-override", type=int, help="KV blocks; the profile's number unless given")
+    add("--no-enable-prefix-caching", action="store_true", help="reuse no prompt")
+    add("--api-key", help="the key that /v1 wants")
     add("--seed", type=int, default=0)
     add("--lengths", type=Path, help="lengths.jsonl of training.record_lengths; the shipped one unless given")
     add("--keep-alive", type=float, default=5.0, metavar="S", help="close an idle connection after S seconds")
@@ -63,6 +65,8 @@ def _config(args: argparse.Namespace) -> EmulatorConfig:
         served_model_name=args.served_model_name,
         scheduling_policy=SchedulingPolicy(args.scheduling_policy),
         max_num_queued_reqs=args.max_num_queued_reqs,
+        enable_prefix_caching=not args.no_enable_prefix_caching,
+        api_key=args.api_key,
         enable_prompt_tokens_details=not args.no_prompt_tokens_details,
         enable_per_request_metrics=not args.no_per_request_metrics,
         seed=args.seed,

@@ -32,7 +32,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 def make_app(inference: Inference, faults: FaultSwitch, received: deque[Received]) -> web.Application:
     """An application over one life of the engine."""
-    app = web.Application(client_max_size=_MAX_BODY_BYTES, middlewares=[_errors_as_vllm])
+    app = web.Application(client_max_size=_MAX_BODY_BYTES, middlewares=[_guarded, _errors_as_vllm])
     app[INFERENCE] = inference
     app[FAULTS] = faults
     app[RECEIVED] = received
@@ -163,6 +163,19 @@ async def set_faults(request: web.Request) -> web.Response:
 async def _say_what_it_is(request: web.Request, response: web.StreamResponse) -> None:
     del request
     response.headers["x-emulated-engine"] = "headway"
+
+
+@web.middleware
+async def _guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """The key guards only /v1, as in vLLM."""
+    key = request.app[INFERENCE].config.api_key
+    if (
+        key is not None
+        and request.path.startswith("/v1")
+        and request.headers.get("Authorization") != f"Bearer {key}"
+    ):
+        return _json({"error": "Unauthorized"}, 401)
+    return await handler(request)
 
 
 @web.middleware

@@ -47,6 +47,7 @@ class EmulatorConfig(msgspec.Struct, frozen=True, kw_only=True):
     served_model_name: str = "emulated"
     scheduling_policy: SchedulingPolicy = SchedulingPolicy.FCFS
     max_num_queued_reqs: int | None = None
+    enable_prefix_caching: bool = True
     enable_prompt_tokens_details: bool = True
     enable_per_request_metrics: bool = True
     seed: int = 0
@@ -56,6 +57,7 @@ class EmulatorConfig(msgspec.Struct, frozen=True, kw_only=True):
     metrics_stale_s: float = 0.0
     allow_faults: bool = False
     keep_received: int = 0
+    api_key: str | None = None
 
 
 class Received(msgspec.Struct, frozen=True):
@@ -78,7 +80,9 @@ class Inference:
             max_jump=1,
         )
         self.loop = EngineLoop(self.model)
-        self.metrics = EngineMetrics(self.model, config.served_model_name)
+        self.metrics = EngineMetrics(
+            self.model, config.served_model_name, prefix_caching=config.enable_prefix_caching
+        )
         self._lengths = lengths
         self._ids = itertools.count(1)
         self._random = random.Random(config.seed)
@@ -168,7 +172,9 @@ class Inference:
         return Choice(index, prompt.ids.size, prompt.ids.size // block * block, length)
 
     def _sequence(self, sequence_id: int, ask: Ask, prompt: PromptInput, length: AnswerLength) -> Sequence:
-        hashes = block_hashes(prompt.ids, self.config.profile.block_size, ask.body.cache_salt or "")
+        # Without a prefix cache: one for each sequence, in which nobody else finds anything.
+        salt = (ask.body.cache_salt or "") if self.config.enable_prefix_caching else f"alone {sequence_id}"
+        hashes = block_hashes(prompt.ids, self.config.profile.block_size, salt)
         return Sequence(sequence_id, prompt.ids.size, length.tokens, ask.priority, hashes)
 
     def _shape(self, ask: Ask, request_id: str | None, faults: Faults) -> AnswerShape:

@@ -80,8 +80,9 @@ class _Histogram:
 class EngineMetrics:
     """A Prometheus collector over the model's state and what finished answers report."""
 
-    def __init__(self, model: EngineModel, model_name: str) -> None:
+    def __init__(self, model: EngineModel, model_name: str, *, prefix_caching: bool = True) -> None:
         self._model = model
+        self._prefix_caching = prefix_caching
         self._labels = {"engine": "0", "model_name": model_name}
         self._histograms = {name: _Histogram(bounds) for name, bounds in _HISTOGRAMS.items()}
         self._finished = {"stop": 0, "length": 0, "abort": 0, "error": 0}
@@ -170,7 +171,7 @@ class EngineMetrics:
         labels = {
             "block_size": str(profile.block_size),
             "num_gpu_blocks": str(profile.num_blocks),
-            "enable_prefix_caching": "True",
+            "enable_prefix_caching": str(self._prefix_caching),
             "prefix_cache_retention_interval": "0",
             "kv_cache_size_tokens": str(profile.num_blocks * profile.block_size),
             "engine": "0",

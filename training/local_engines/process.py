@@ -76,15 +76,21 @@ class RunningEngine:
         return self._process.wait()
 
     def stop(self, grace_s: float = 10.0) -> None:
-        """SIGTERM to the group, SIGKILL to what is left of it after `grace_s`. Harmless when repeated."""
-        self._signal(signal.SIGTERM)
+        """SIGTERM to the process, SIGKILL to what is left of its group after `grace_s`. Harmless when repeated.
+
+        Its own children it ends itself: SGLang takes their end by our signal for a crash.
+        """
+        self._process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(grace_s)
         self.kill()
 
     def kill(self) -> None:
         """SIGKILL to the whole group: the engine's sudden death."""
-        self._signal(signal.SIGKILL)
+        # Once the watcher is reaped the group is gone, and its number may be somebody else's.
+        if self._watcher.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
         self._watcher.kill()
         self._watcher.communicate()
@@ -92,12 +98,6 @@ class RunningEngine:
     def log_tail(self, lines: int = 25) -> str:
         """The end of the engine's log."""
         return "\n".join(self.log_path.read_text(errors="replace").splitlines()[-lines:])
-
-    def _signal(self, number: signal.Signals) -> None:
-        # Once the watcher is reaped the group is gone, and its number may be somebody else's.
-        if self._watcher.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.pid, number)
 
 
 @contextlib.contextmanager
