@@ -25,6 +25,7 @@ from proxy.health import HealthWatch
 from proxy.learning import Learning, make_ranking
 from proxy.metrics import Metrics
 from proxy.order import fallen_back, make_identities, make_scheduler, new_order
+from proxy.order_watch import Verdict
 from proxy.owners import Owners
 from proxy.passing import Passing
 from proxy.ranking import Estimator
@@ -127,9 +128,6 @@ class Headway:
             default_tier=default.tier,
             changed=self._adapt_window,
         )
-        self._health = HealthWatch(
-            self._dispatcher, self._engines, self._upstream, self._clock, engine_wait_s=settings.engine_wait_s
-        )
         owners = Owners()
         self._books = Bookkeeper(
             clock=self._clock,
@@ -141,6 +139,15 @@ class Headway:
             mode=settings.mode,
             text_mode=settings.text_mode,
             fairness=Fairness({key.tenant: key.weight for key in settings.keys}),
+            judged=self._adapt_window,
+        )
+        self._health = HealthWatch(
+            self._dispatcher,
+            self._engines,
+            self._upstream,
+            self._clock,
+            engine_wait_s=settings.engine_wait_s,
+            came_back=self._books.came_back,
         )
         self._serving = Serving(
             settings=settings,
@@ -174,9 +181,9 @@ class Headway:
         watch_engine(self.metrics, self._scheduler.replica(url), self._books.watches[url])
 
     def _adapt_window(self, url: str) -> None:
-        """An engine that cannot follow our order gets no more than a window, whatever the mode."""
-        orders = self._engines.adapter(url).orders_requests
-        unlimited = self.settings.mode == "engine" and orders
+        """An engine that cannot follow our order, or does not, gets no more than a window, whatever the mode."""
+        follows = self._books.watches[url].verdict is not Verdict.IGNORED
+        unlimited = self.settings.mode == "engine" and follows and self._engines.adapter(url).orders_requests
         self._dispatcher.apply(self._windows.limit(url, unlimited=unlimited, now_us=self._clock.now_us()))
 
     def reload(self, settings: Settings) -> None:
@@ -198,7 +205,7 @@ class Headway:
         self._dispatcher.apply(self._scheduler.switch_policies(policies, self._clock.now_us()))
 
     async def look(self) -> None:
-        """Look at the engines now, and not only at the next turn: one has just come up."""
+        """Look at the engines now, not only at the next turn."""
         await self._health.check()
 
     async def drain(self) -> bool:

@@ -39,7 +39,9 @@ class Bookkeeper:
         mode: str,
         text_mode: str,
         fairness: Fairness,
+        judged: Callable[[str], None],
     ) -> None:
+        """`judged` is called with an engine's URL whenever more is known of how it orders."""
         self._clock = clock
         self._metrics = metrics
         self._estimator = estimator
@@ -49,6 +51,7 @@ class Bookkeeper:
         self._text_mode = text_mode
         self.fairness = fairness
         self._engines = engines
+        self._judged = judged
         self.watches: defaultdict[str, OrderWatch] = defaultdict(OrderWatch)
 
     def book(self, exchange: Exchange, policy: str) -> None:
@@ -71,6 +74,11 @@ class Bookkeeper:
             ),
             estimate.features.schema if estimate.features else None,
         )
+
+    def came_back(self, engine: str) -> None:
+        """An engine may have been started otherwise: how it orders is to be seen anew."""
+        self.watches[engine].reset()
+        self._judged(engine)
 
     def _learn(self, exchange: Exchange) -> None:
         """Only answers that ended by themselves are lengths; a cut one says no more than 'at least'."""
@@ -99,3 +107,4 @@ class Bookkeeper:
             _LOG.log(
                 level, "engine %s: priority %s (%d pairs)", exchange.replica, watch.verdict.value, watch.pairs
             )
+            self._judged(exchange.replica)

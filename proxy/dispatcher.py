@@ -119,11 +119,16 @@ class Dispatcher:
         for item, reason in changes.refused:
             self._fail(item.seq, self._refusal(reason))
 
-    def black_out(self, reason: str | None) -> None:
-        """No engine has been there for too long: refuse everybody who waits or comes, until None."""
+    def black_out(self, reason: str | None) -> bool:
+        """No engine has been there for too long: refuse everybody who waits or comes, until None.
+
+        Says whether that is new.
+        """
+        begins = reason is not None and self._blackout is None
         self._blackout = reason
         if reason is not None:
             self.refuse_waiting(EngineUnreachable(reason))
+        return begins
 
     def refuse_waiting(self, error: HeadwayError) -> None:
         """Refuse everybody who waits."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from contextlib import closing
 from typing import Final
 
@@ -31,14 +32,20 @@ class HealthWatch:
         clock: Clock,
         *,
         engine_wait_s: float,
+        came_back: Callable[[str], None],
     ) -> None:
-        """`engine_wait_s`: how long requests wait for an engine to come back before they are refused."""
+        """`engine_wait_s`: how long requests wait for an engine to come back before they are refused.
+
+        `came_back` is called with the URL of one that did.
+        """
         self._dispatcher = dispatcher
         self._engines = engines
         self._upstream = upstream
         self._clock = clock
         self._engine_wait_us = engine_wait_s * 1e6
+        self._came_back = came_back
         self._last_seen_us = 0
+        self._reasons: dict[str, str] = {}
         self.looked = asyncio.Event()
         """Set once every engine was asked for the first time."""
 
@@ -69,8 +76,10 @@ class HealthWatch:
             self._last_seen_us = now_us
             self._dispatcher.black_out(None)
         elif now_us - self._last_seen_us >= self._engine_wait_us:
-            engines = ", ".join(replica.name for replica in self._dispatcher.scheduler.replicas)
-            self._dispatcher.black_out(f"No engine answers at {engines}.")
+            names = [replica.name for replica in self._dispatcher.scheduler.replicas]
+            why = "; ".join(self._reasons.get(name, f"nothing answers at {name}") for name in names)
+            if self._dispatcher.black_out(f"No engine can serve: {why}"):
+                _LOG.warning("no engine can serve: %s", why)
 
     def _busy(self) -> list[Replica]:
         """Engines that are there and have work of ours: only then do their gauges tell anything."""
@@ -95,6 +104,8 @@ class HealthWatch:
         if known != available:
             level = logging.INFO if available else logging.WARNING
             _LOG.log(level, "engine %s %s", name, "answers" if available else "is gone")
+            if available:
+                self._came_back(name)
             self._dispatcher.seen(name, available)
 
     async def _answers(self, name: str) -> bool:
@@ -115,7 +126,9 @@ class HealthWatch:
         try:
             async with asyncio.timeout(_TIMEOUT_S):
                 response = await self._upstream.open(name, "GET", adapter.health_path, CIMultiDict(), None)
-        except (HeadwayError, TimeoutError):
+        except (HeadwayError, TimeoutError) as error:
+            self._reasons[name] = str(error) or f"{name} does not answer {adapter.health_path}"
             return False
+        self._reasons[name] = f"{name} answers {adapter.health_path} with status {response.status}"
         with closing(response):
             return adapter.is_healthy(response.status)

@@ -64,6 +64,12 @@ class OrderWatch:
             return Verdict.HONOURED
         return Verdict.IGNORED if share <= _IGNORED_SHARE else Verdict.UNPROVEN
 
+    def reset(self) -> None:
+        """The engine came back: it may have been started otherwise."""
+        self._recent.clear()
+        self._votes.clear()
+        self._floor_us = None
+
     def observe(self, seen: Sighting) -> None:
         """Take in one streamed answer; costs next to nothing where it did not wait in the engine."""
         waited_us = seen.first_byte_us - seen.sent_us

@@ -18,6 +18,8 @@ from proxy.settings import Settings, SettingsError, describe, load_settings
 
 _YOUNG_OBJECTS: Final = 20_000
 _LOG: Final = logging.getLogger("headway")
+# Taken over by SIGHUP (Headway.reload).
+_RELOADED: Final = ("policy", "max_overtake", "default_class", "classes", "keys", "trust_headers")
 _ONLY_IN_FILE: Final = ("classes", "keys")
 
 
@@ -95,6 +97,16 @@ def calm_collector() -> None:
 def _reload(headway: Headway, args: argparse.Namespace) -> None:
     """SIGHUP: read the configuration again; what is wrong with it is said, and the old one stays."""
     try:
-        headway.reload(load_settings(given(args), os.environ, args.config))
+        settings = load_settings(given(args), os.environ, args.config)
+        headway.reload(settings)
     except SettingsError as error:
         _LOG.error("not reloaded: %s", error)
+        return
+    if names := needing_restart(headway.settings, settings):
+        _LOG.warning("until a restart these stay as they were: %s", ", ".join(names))
+
+
+def needing_restart(running: Settings, wanted: Settings) -> list[str]:
+    """The settings that differ, of those that are read only at the start."""
+    fixed = [name for name in Settings.__struct_fields__ if name not in _RELOADED]
+    return [name for name in fixed if getattr(running, name) != getattr(wanted, name)]
