@@ -244,18 +244,19 @@ def test_the_ranker_learns_and_the_next_one_remembers() -> None:
     assert again.values[column] == pytest.approx(math.log1p(77), abs=1e-5)
 
 
-def test_history_moves_the_prediction() -> None:
-    """The shipped ranker knows how to use it: after long answers to a prompt the next one goes further back."""
+def test_history_outweighs_the_words() -> None:
+    """The shipped ranker knows how to use it: a question that was always answered at length goes behind an essay
+    that always came in two words."""
     ranker = LightGBMRanker(load_artifact(DEFAULT_ARTIFACT))
-    request: InferenceRequest = asked("Proceed.")
-    said: dict[int, float] = {}
-    for tokens in (2, 1500):
+    said: list[float] = []
+    for prompt, tokens in (("Write an essay about iron.", 2), ("Is it?", 1500)):
+        request: InferenceRequest = asked(prompt)
         ranker.history = History()
         key = ranker.features(request)[1]
         for number in range(20):
             ranker.observe(key, tokens, float(number))
-        said[tokens] = ranker.predict(request).quantile
-    assert said[2] < said[1500]
+        said.append(ranker.predict(request).quantile)
+    assert said[0] < said[1]
 
 
 def test_history_takes_its_columns_and_no_other() -> None:
