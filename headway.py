@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if clash := _foreign_package():
         print(f"headway: {clash}", file=sys.stderr)
         return 2
+    # Predicting multiplies small matrices on the event loop: helping threads would cost more than they bring.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(prog="headway", description="Short answers first, and nobody starves.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
