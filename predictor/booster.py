@@ -94,6 +94,12 @@ class Booster:
         _check(self._predict(*self._arguments))
         return self._result.value
 
+    def columns(self) -> frozenset[int]:
+        """The columns that any of its trees looks at."""
+        splits = (ctypes.c_double * len(self._row))()
+        _check(_library().LGBM_BoosterFeatureImportance(self._handle, 0, 0, splits))
+        return frozenset(column for column, count in enumerate(splits) if count)
+
     @classmethod
     def from_bytes(cls, data: bytes, features: int) -> Self:
         """Load a model file's bytes; raises BoosterError or UnicodeDecodeError where they are not one."""

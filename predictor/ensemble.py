@@ -42,6 +42,11 @@ class Ensemble:
             (member, column_of(schema, member.feature)) for member in members if member.feature is not None
         ]
 
+    def columns(self) -> frozenset[int]:
+        """The columns of a row that any member looks at."""
+        trees = [booster.columns() for _, booster in self._boosters]
+        return frozenset(column for _, column in self._columns).union(*trees)
+
     def score(self, row: FloatArray) -> float:
         """The weighted mean over the members that have something to say of this row; 0 where none has."""
         total = weights = 0.0

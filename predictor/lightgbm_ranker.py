@@ -4,10 +4,11 @@ from pathlib import Path
 
 from predictor.artifact import Artifact, load_artifact
 from predictor.features.extractor import FeatureExtractor, read_view
-from predictor.features.schema import Features
+from predictor.features.schema import Features, Schema
 from predictor.history import History, HistoryKey, history_key
 from predictor.prediction import Prediction
 from predictor.request import InferenceRequest
+from predictor.self_query import SELF_NAMES
 
 DEFAULT_ARTIFACT = Path(__file__).parent / "artifacts" / "default"
 
@@ -20,6 +21,8 @@ class LightGBMRanker:
         self.history = History() if history is None else history
         self._extractor = FeatureExtractor(artifact.head)
         self.places = artifact.calibration.quantile_by_tokens()
+        names = self._extractor.schema.names
+        self.uses_signals = any(names[column] in SELF_NAMES for column in artifact.ensemble.columns())
 
     @classmethod
     def load(cls, directory: Path = DEFAULT_ARTIFACT, history: History | None = None) -> "LightGBMRanker":
@@ -30,6 +33,11 @@ class LightGBMRanker:
     def artifact_id(self) -> str:
         """Names the artifact's content: the directory's name under the state directory."""
         return self.artifact.id
+
+    @property
+    def schema(self) -> Schema:
+        """The names of the features that it scores."""
+        return self._extractor.schema
 
     def predict(self, request: InferenceRequest) -> Prediction:
         """Predict one request from its body and the history so far."""

@@ -14,6 +14,10 @@ from predictor.features.schema import Schema
 from predictor.records import TrafficRecord
 from proxy.active import ActiveCount
 from proxy.admin import METRICS_TYPE, Admin
+from proxy.asking.asker import Asker
+from proxy.asking.gate import AskLimits
+from proxy.asking.tally import AskTally
+from proxy.asking.vocabulary import Vocabulary
 from proxy.booking import Bookkeeper
 from proxy.clock import Clock
 from proxy.dispatcher import Dispatcher
@@ -32,7 +36,7 @@ from proxy.ranking import Estimator
 from proxy.replies import error_response, json_response
 from proxy.routes import Handling, find_route
 from proxy.scheduling.policy import Policy
-from proxy.scheduling.scheduler import Replica
+from proxy.scheduling.replica import Replica
 from proxy.server import Listener
 from proxy.serving import Serving
 from proxy.settings import Settings
@@ -129,6 +133,7 @@ class Headway:
             changed=self._adapt_window,
         )
         owners = Owners()
+        self._asker = self._make_asker(api_key)
         self._books = Bookkeeper(
             clock=self._clock,
             metrics=self.metrics,
@@ -160,6 +165,7 @@ class Headway:
             upstream=self._upstream,
             books=self._books,
             owners=owners,
+            asker=self._asker,
             api_key=api_key,
         )
         self._passing = Passing(
@@ -169,6 +175,22 @@ class Headway:
             identities=lambda: self._serving.identities,
             owners=owners,
             api_key=api_key,
+        )
+
+    def _make_asker(self, api_key: str | None) -> Asker | None:
+        settings = self.settings
+        if settings.self_prediction == "off":
+            return None
+        return Asker(
+            AskLimits(settings.self_prediction_share, settings.self_prediction_share),
+            settings.self_prediction_deadline_s,
+            learning_part=1 / 3 if settings.self_prediction == "auto" else 1.0,
+            dispatcher=self._dispatcher,
+            engines=self._engines,
+            estimator=self._estimator,
+            tally=AskTally(self.metrics),
+            vocabulary=Vocabulary(self._engines, self._upstream, api_key),
+            clock=self._clock,
         )
 
     def _add_engine(self, url: str) -> None:
@@ -227,6 +249,8 @@ class Headway:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._serving.draining = True
         self._dispatcher.refuse_waiting(Draining(_SHUTTING_DOWN))
+        if self._asker is not None:
+            await self._asker.close()
         await self._upstream.close()
         await self._learning.close()
         for listener in self._listeners:

@@ -3,6 +3,7 @@
 import asyncio
 from typing import Final
 
+from predictor.prediction import Prediction
 from proxy.clock import Clock
 from proxy.errors import EngineUnreachable, Expired, HeadwayError, QueueFull, TenantFull
 from proxy.scheduling.queued import Changes, QueuedRequest, Reason, State
@@ -72,6 +73,10 @@ class Dispatcher:
             raise
         finally:
             self._sleepers.pop(item.seq, None)
+
+    def rekey(self, item: QueuedRequest, prediction: Prediction) -> None:
+        """A better prediction of a waiting request came."""
+        self.apply(self._scheduler.rekey(item, prediction, self._clock.now_us()))
 
     def began(self, item: QueuedRequest) -> None:
         """The engine has sent the first byte of its answer."""

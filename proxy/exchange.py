@@ -14,6 +14,13 @@ from proxy.ranking import Estimate
 _LONGEST_LOGGED_CHARACTERS: Final = 1 << 18
 
 
+class Asked(msgspec.Struct, frozen=True):
+    """A self-prediction came in time: from which engine, and how much of its prompt was cached before."""
+
+    engine: str
+    cached_before: int
+
+
 class Exchange(msgspec.Struct, eq=False):
     """Filled in on the way; `record` makes the traffic record of it. Times in microseconds of the clock.
 
@@ -26,6 +33,7 @@ class Exchange(msgspec.Struct, eq=False):
     identity: Identity | None = None
     body: RequestBody | None = None
     estimate: Estimate | None = None
+    asked: Asked | None = None
     key_us: int | None = None
     rank: int | None = None
     replica: str | None = None

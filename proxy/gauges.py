@@ -10,7 +10,8 @@ from proxy.fairness import Fairness
 from proxy.learning import Learning
 from proxy.metrics import Metrics
 from proxy.order_watch import OrderWatch, Verdict
-from proxy.scheduling.scheduler import Replica, Scheduler
+from proxy.scheduling.replica import Replica
+from proxy.scheduling.scheduler import Scheduler
 
 _HONOURED: Final = {Verdict.HONOURED: 1.0, Verdict.IGNORED: 0.0, Verdict.UNPROVEN: -1.0}
 

@@ -13,7 +13,7 @@ from proxy.clock import Clock
 from proxy.dispatcher import Dispatcher
 from proxy.engines.registry import Engines
 from proxy.errors import HeadwayError
-from proxy.scheduling.scheduler import Replica
+from proxy.scheduling.replica import Replica
 from proxy.upstream import Upstream
 
 _LOG: Final = logging.getLogger("headway.health")

@@ -67,6 +67,10 @@ class Metrics:
     def _histogram(self, name: str, text: str) -> Histogram:
         return Histogram(name, text, buckets=_SECONDS, registry=self.registry)
 
+    def counter(self, name: str, text: str, labels: Sequence[str] = ()) -> Counter:
+        """A counter that somebody else counts."""
+        return Counter(name, text, labels, registry=self.registry)
+
     def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
         """A gauge that is read when /metrics is."""
         Gauge(name, text, registry=self.registry).set_function(read)

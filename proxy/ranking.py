@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -46,8 +47,17 @@ class Estimator(Protocol):
         """The name for `x-headway-artifact`, the log and the metrics."""
         ...
 
+    @property
+    def uses_signals(self) -> bool:
+        """Whether what a model says of its own answer (`self.*` features) changes a prediction."""
+        ...
+
     def estimate(self, request: InferenceRequest) -> Estimate:
         """Predict one request. Never raises, never blocks."""
+        ...
+
+    def refine(self, estimate: Estimate, signals: Mapping[str, float], now_s: float) -> Estimate:
+        """The estimate with what the model said of its answer (`self.*` features). Never raises."""
         ...
 
     def learn(self, estimate: Estimate, output_tokens: int, finished_at_s: float) -> None:
@@ -64,8 +74,16 @@ class Fixed(msgspec.Struct, frozen=True):
     def artifact_id(self) -> str:
         return self.ranker.artifact_id
 
+    @property
+    def uses_signals(self) -> bool:
+        return False
+
     def estimate(self, request: InferenceRequest) -> Estimate:
         return Estimate(self.ranker.predict(request))
+
+    def refine(self, estimate: Estimate, signals: Mapping[str, float], now_s: float) -> Estimate:  # noqa: ARG002
+        """It knows no features."""
+        return estimate
 
     def learn(self, estimate: Estimate, output_tokens: int, finished_at_s: float) -> None:
         """Nothing to learn from."""
@@ -103,18 +121,35 @@ class Ranking:
         self._ranker = ranker
         self.recalibration.clear()
 
+    @property
+    def uses_signals(self) -> bool:
+        return self._ranker is not None and self._ranker.uses_signals
+
     def estimate(self, request: InferenceRequest) -> Estimate:
         if self._ranker is None:
             return Estimate(NEUTRAL)
         try:
             features, key = self._ranker.features(request)
-            scored = self._ranker.score(features)
-            bias = self.recalibration.bias(key, request.arrival_us / 1e6)
-            prediction = _checked(_corrected(scored, bias, self._ranker.places))
-            return Estimate(prediction, features, key, self._ranker.artifact_id, scored)
+            return self._scored(self._ranker, features, key, request.arrival_us / 1e6)
         except Exception:  # noqa: BLE001 - promise 3: a broken ranker must cost nobody an answer
             self._failed("this request keeps its arrival order")
             return Estimate(NEUTRAL)
+
+    def refine(self, estimate: Estimate, signals: Mapping[str, float], now_s: float) -> Estimate:
+        ranker, features, key = self._ranker, estimate.features, estimate.history_key
+        if ranker is None or features is None or key is None or features.schema != ranker.schema:
+            # Another artifact has come into service since.
+            return estimate
+        try:
+            return self._scored(ranker, features.with_values(signals), key, now_s)
+        except Exception:  # noqa: BLE001 - promise 3, as above
+            self._failed("what its model said of this request is not used")
+            return estimate
+
+    def _scored(self, ranker: LightGBMRanker, features: Features, key: HistoryKey, now_s: float) -> Estimate:
+        scored = ranker.score(features)
+        prediction = _checked(_corrected(scored, self.recalibration.bias(key, now_s), ranker.places))
+        return Estimate(prediction, features, key, ranker.artifact_id, scored)
 
     def learn(self, estimate: Estimate, output_tokens: int, finished_at_s: float) -> None:
         if self._ranker is None or estimate.history_key is None:

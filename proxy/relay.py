@@ -73,7 +73,11 @@ class Relay:
                 return await self._long(engine, headers, whole)
         self._check(engine, whole)
         self._finish()
-        return web.Response(body=whole, status=engine.status, reason=engine.reason, headers=headers)
+        response = web.Response(body=whole, status=engine.status, reason=engine.reason, headers=headers)
+        # Sent from here, so that the client does not wait for what is booked afterwards.
+        await response.prepare(self._request)
+        await response.write_eof()
+        return response
 
     def _check(self, engine: EngineAnswer, whole: bytes) -> None:
         """Read what the answer says of itself; raise EngineGarbage where a good status carries no JSON."""

@@ -1,6 +1,8 @@
 """One exchange with an engine: made ready in its dialect, sent, and ended there when it ends here."""
 
 import asyncio
+import itertools
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
@@ -9,10 +11,11 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from predictor.request import RequestBody
+from predictor.self_query import SelfQuery
 from proxy.engines.adapter import Abort, Outgoing, Turn
 from proxy.engines.priorities import Priorities
 from proxy.engines.registry import Engines
-from proxy.errors import HeadwayError
+from proxy.errors import EngineRefused, HeadwayError
 from proxy.exchange import Exchange
 from proxy.headers import names_priority, to_engine
 from proxy.ingress import target
@@ -21,6 +24,9 @@ from proxy.settings import Settings
 from proxy.upstream import EngineAnswer, Upstream
 
 _ABORT_TIMEOUT_S: Final = 5.0
+# A query is one token long, and no request waits for it in the engine.
+_BEFORE_ALL: Final = -1_000
+_LONGEST_ANSWER: Final = 1 << 20
 
 
 class Sender:
@@ -40,6 +46,8 @@ class Sender:
         self._owners = owners
         self._api_key = api_key
         self._priorities = Priorities()
+        # Numbers below any key: keys are microseconds since 1970.
+        self._queries = itertools.count(1)
         self._aborts: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
@@ -78,6 +86,27 @@ class Sender:
                     self._abort_soon(replica, outgoing.abort)
         finally:
             self._priorities.give_back(number)
+
+    async def ask(self, request: web.BaseRequest, query: SelfQuery, replica: str, *, pass_key: bool) -> bytes:
+        """The answer to a query about `request`, sent before everything that waits in the engine.
+
+        Raises a HeadwayError where there is none. Cancelled, it is aborted at the engine.
+        """
+        turn = Turn(next(self._queries), _BEFORE_ALL)
+        adapter = self._engines.adapter(replica)
+        outgoing = adapter.outgoing(query.api, query.body, RequestBody(), turn, uuid.uuid4().hex)
+        headers = to_engine(request.headers, outgoing.headers, self._api_key, pass_key=pass_key)
+        headers["Content-Type"] = "application/json"
+        engine = await self._upstream.open(replica, "POST", query.api.value, headers, outgoing.body)
+        whole = b""
+        try:
+            while len(whole) < _LONGEST_ANSWER and (chunk := await self._upstream.read(engine, replica)):
+                whole += chunk
+        finally:
+            engine.close()
+        if engine.status != 200:
+            raise EngineRefused(f"The engine refused a query: {whole[:200]!r}", status=engine.status)
+        return whole
 
     def _outgoing(self, request: web.BaseRequest, raw: bytes, exchange: Exchange, turn: Turn) -> Outgoing:
         assert exchange.replica is not None and exchange.identity is not None

@@ -4,13 +4,16 @@ import asyncio
 import itertools
 import logging
 import uuid
+from collections.abc import Awaitable
 from typing import Final
 
 from aiohttp import web
 
 from predictor.records import Outcome
 from predictor.request import Api, InferenceRequest, RequestBody, prompt_characters
+from predictor.self_query import SelfQuery
 from proxy import headers as names
+from proxy.asking.asker import Asker, Candidate
 from proxy.booking import Bookkeeper
 from proxy.clock import Clock
 from proxy.dispatcher import Dispatcher
@@ -55,6 +58,7 @@ class Serving:
         upstream: Upstream,
         books: Bookkeeper,
         owners: Owners,
+        asker: Asker | None,
         api_key: str | None,
     ) -> None:
         self._settings = settings
@@ -67,6 +71,7 @@ class Serving:
         self._upstream = upstream
         self._books = books
         self._owners = owners
+        self._asker = asker
         self._sender = Sender(settings, engines, upstream, owners, api_key)
         self._seq = itertools.count()
         self.draining = False
@@ -92,6 +97,8 @@ class Serving:
             failure = InternalError(f"Headway failed: {type(error).__name__}; see its log.")
             return error_response(failure, self._response_headers(exchange), path=request.path)
         finally:
+            if self._asker is not None:
+                self._asker.judge(exchange)
             self._books.book(exchange, self._policy_name(exchange))
 
     async def _serve(self, request: web.BaseRequest, exchange: Exchange) -> web.StreamResponse:
@@ -107,7 +114,7 @@ class Serving:
         failures = refusals = 0
         while True:
             queued = self._queued(exchange, exchange.identity, exchange.estimate, len(raw))
-            await self._dispatcher.admit(queued)
+            await self._wait(request, raw, queued, exchange)
             try:
                 return await self._exchange_with_engine(request, raw, queued, exchange)
             except EngineUnreachable:
@@ -127,6 +134,23 @@ class Serving:
                 exchange.begin_again()
             finally:
                 self._dispatcher.release(queued)
+
+    async def _wait(
+        self, request: web.BaseRequest, raw: bytes, queued: QueuedRequest, exchange: Exchange
+    ) -> None:
+        """Wait for a place at an engine; meanwhile its model may be asked how long the answer will be."""
+        if self._asker is None:
+            await self._dispatcher.admit(queued)
+            return
+
+        def send(query: SelfQuery, engine: str) -> Awaitable[bytes]:
+            return self._sender.ask(request, query, engine, pass_key=not self.identities.uses_keys)
+
+        self._asker.waits(Candidate(queued, exchange, raw, send))
+        try:
+            await self._dispatcher.admit(queued)
+        finally:
+            self._asker.leaves(queued)
 
     def _check_owner(self, body: RequestBody, identity: Identity) -> None:
         """Nobody goes on from a response that another key created."""
@@ -185,6 +209,8 @@ class Serving:
     def _relay(self, request: web.BaseRequest, queued: QueuedRequest, exchange: Exchange) -> Relay:
         def engine_done() -> None:
             self._dispatcher.release(queued, exchange.actual_tokens(), exchange.engine_queue_ms)
+            if self._asker is not None:
+                self._asker.place_freed(queued.replica or "")
 
         return Relay(
             self._upstream,

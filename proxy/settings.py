@@ -109,6 +109,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Annotated[int, Meta(ge=1)] | None,
         Meta(description="Requests at one engine at once (hold and hybrid); absent: as few as keep it busy."),
     ] = None
+    self_prediction: Annotated[
+        Literal["auto", "on", "off"],
+        Meta(
+            description="Ask the engine's model, while a request waits, what its answer would begin with; auto: "
+            "at a third of the share until the ranker in service has learned to use it."
+        ),
+    ] = "auto"
+    self_prediction_share: Annotated[
+        float, Meta(gt=0, le=0.5, description="Share of an engine's slot time that these questions may take.")
+    ] = 0.03
+    self_prediction_deadline_s: Annotated[
+        float, Meta(gt=0, le=60, description="Seconds after which an answer to them is not waited for.")
+    ] = 0.25
     lane_share: Annotated[
         float, Meta(ge=0, le=1, description="Share of dispatches that go to the oldest waiter.")
     ] = 0.0

@@ -77,6 +77,7 @@ class Windows:
 
     def polled(self, engine: str, running: int, waiting: int, kv_usage: float, now_us: int) -> Changes:
         """The engine's own gauges, seconds old."""
+        self._scheduler.replica(engine).kv.observe(kv_usage)
         self._controllers[engine].gauges(running, waiting, kv_usage, now_us)
         return self._follow(engine, now_us)
 

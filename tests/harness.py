@@ -61,6 +61,8 @@ async def proxy_before(
     *engines: str, state: Path | None = None, estimator: Any = None, **settings: Any
 ) -> AsyncIterator[Headway]:
     """A proxy on a free port; with `state` it writes its traffic log there."""
+    # Most tests count what their engine is asked.
+    settings.setdefault("self_prediction", "off")
     headway = Headway(
         Settings(
             engine=engines,

@@ -375,9 +375,9 @@ def test_a_logged_vector_comes_back_by_name(values: list[float]) -> None:
 def test_a_later_value_takes_its_named_place() -> None:
     """A self-prediction that is known later enters a copy; an unknown name is refused."""
     features = features_of(HI)
-    later = features.with_values({"self.stated": 2.5})
-    assert later.named()["self.stated"] == 2.5
-    assert "self.stated" not in features.named()
+    later = features.with_values({"self.entropy": 2.5})
+    assert later.named()["self.entropy"] == 2.5
+    assert "self.entropy" not in features.named()
     with pytest.raises(KeyError, match=r"self\.unheard_of"):
         features.with_values({"self.unheard_of": 1.0})
 

@@ -140,6 +140,17 @@ class SchedulerMachine(RuleBasedStateMachine):
         name = data.draw(st.sampled_from([replica.name for replica in self.scheduler.replicas]))
         self.took(self.scheduler.set_available(name, available, self.now_us))
 
+    @precondition(lambda self: self.waiting_items())
+    @rule(data=st.data(), name=st.sampled_from(["engine-0", "engine-2", "gone"]))
+    def bind(self, data: st.DataObject, name: str) -> None:
+        data.draw(st.sampled_from(self.waiting_items())).bound_to = name
+
+    @rule(data=st.data(), usage=st.sampled_from([0.0, 0.3, 0.9, 1.0]))
+    def poll_kv(self, data: st.DataObject, usage: float) -> None:
+        replica = data.draw(st.sampled_from(self.scheduler.replicas))
+        replica.kv.observe(usage)
+        self.took(self.scheduler.tick(self.now_us))
+
     @rule(policy=st.sampled_from([Fcfs(), Quantile(D_US)]))
     def switch(self, policy: Policy) -> None:
         self.took(self.scheduler.switch_policies({"fast": policy}, self.now_us))
@@ -152,8 +163,10 @@ class SchedulerMachine(RuleBasedStateMachine):
         tier = tiers[item.class_name]
         if most is not None and sum(tiers[r.class_name] == tier for r in own) >= most:
             return False
+        chosen = next(t.queue.next() for t in self.scheduler.tiers if t.number == tier)
         return any(
             r.has_room
+            and (chosen is None or r.bears(chosen))
             and (tier == 0 or r.window is None or r.by_tier.get(tier, 0) < max(1, int(r.window * 0.5)))
             for r in self.scheduler.replicas
         )
@@ -161,6 +174,12 @@ class SchedulerMachine(RuleBasedStateMachine):
     @invariant()
     def no_place_is_idle_while_somebody_may_run(self) -> None:
         assert not any(self.may_run(item) for item in self.waiting_items())
+
+    @invariant()
+    def those_near_the_front_are_the_first_in_order(self) -> None:
+        in_order = self.scheduler.waiting_in_order()
+        for count in (1, 3, len(in_order)):
+            assert self.scheduler.upcoming(count) == in_order[:count]
 
     @invariant()
     def counts_agree(self) -> None:
@@ -171,6 +190,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         for replica in self.scheduler.replicas:
             here = [item for item in self.running_items() if item.replica == replica.name]
             assert replica.running == len(here) == sum(replica.by_tier.values())
+            held = sum(item.answers * item.prediction.tokens / 2 for item in here)
+            assert replica.kv.held_tokens == pytest.approx(held, abs=1e-6)
 
     @invariant()
     def each_starts_once_and_ends_once(self) -> None:

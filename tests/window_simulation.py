@@ -68,6 +68,8 @@ class Proxy:
         self.budget = budget
         self.scheduler = Scheduler([ServiceClass(name="standard", policy=Quantile(120_000_000))])
         self.scheduler.add_replica("engine", controller.window if controller else None, 0)
+        if budget is not None:
+            self.scheduler.replica("engine").kv = budget
         self.windows: list[tuple[float, int]] = []
 
     @property
@@ -218,8 +220,6 @@ class Simulation:
 
     def _follow(self, proxy: Proxy, change: Callable[[], Changes] | None = None) -> None:
         """Make a change, send what may be sent, and set the window as long as that lets more go."""
-        if proxy.budget:
-            self._set_window(proxy, 0)
         if change is not None:
             self._send(proxy, change())
         if proxy.controller is None:
@@ -228,9 +228,6 @@ class Simulation:
             window = proxy.controller.window
             if not proxy.windows or proxy.windows[-1][1] != window:
                 proxy.windows.append((self.now_s, window))
-            if proxy.budget:
-                running = proxy.scheduler.running
-                window = min(window, running + proxy.budget.has_room)
             if not self._set_window(proxy, window):
                 return
 
@@ -243,8 +240,6 @@ class Simulation:
         for item in changes.started:
             if proxy.controller:
                 proxy.controller.sent(item.seq, self.now_us, streamed=self._requests[item.seq][3])
-            if proxy.budget:
-                proxy.budget.admit(item.seq, item.prompt_tokens, item.prediction.tokens)
             self._at(self.now_s + self.setup.hop_s, lambda item=item: self._reach_engine(item))
 
     def _reach_engine(self, item: QueuedRequest) -> None:
@@ -270,8 +265,6 @@ class Simulation:
         proxy, item, _, _ = self._requests.pop(seq)
         if proxy.controller:
             proxy.controller.ended(seq, self.now_us, queue_us)
-        if proxy.budget:
-            proxy.budget.release(seq)
         self._follow(proxy, lambda: proxy.scheduler.finish(item, self.now_us))
 
     def _poll(self) -> None:

@@ -4,7 +4,7 @@ import argparse
 import asyncio
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib.resources import files
 from pathlib import Path
 
@@ -12,7 +12,6 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from bench.self_prediction.candidates import QUERIES
 from bench.self_prediction.collect import Asked, collect
 from bench.self_prediction.compare import Row, compare
 from training.lengths import RecordedLengths
@@ -25,13 +24,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--every", type=int, default=1, help="only each Nth prompt")
     parser.add_argument("--kept", type=Path, default=Path("build/self_prediction.jsonl"))
-    parser.add_argument("--again", action="store_true", help="ask the engine even where answers are kept")
+    parser.add_argument("--ask", action="store_true", help="ask the engine what is not kept yet")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    if args.again or not args.kept.exists():
+    asked = _read(args.kept)
+    if args.ask:
+        asked += _collect(args.every, {one.query for one in asked})
         args.kept.parent.mkdir(parents=True, exist_ok=True)
-        args.kept.write_bytes(b"".join(msgspec.json.encode(one) + b"\n" for one in _collect(args.every)))
-    asked = msgspec.json.Decoder(Asked).decode_lines(args.kept.read_bytes())
+        args.kept.write_bytes(b"".join(msgspec.json.encode(one) + b"\n" for one in asked))
     rows = _compare(asked)
     if args.json:
         print(msgspec.json.encode({"rows": rows, "costs": _costs(asked)}).decode())
@@ -40,10 +40,14 @@ def main() -> int:
     return 0
 
 
-def _collect(every: int) -> list[Asked]:
+def _read(path: Path) -> list[Asked]:
+    return msgspec.json.Decoder(Asked).decode_lines(path.read_bytes()) if path.exists() else []
+
+
+def _collect(every: int, done: Collection[str]) -> list[Asked]:
     launch = Launch(prepare_vllm(), prepare_model(), (*VLLM.default_flags, "--max-num-seqs", "8"))
     with serving(launch) as engine:
-        return asyncio.run(collect(engine.base_url, engine.model, load_prompts()[::every], QUERIES, 4))
+        return asyncio.run(collect(engine.base_url, engine.model, load_prompts()[::every], 8, done))
 
 
 def _compare(asked: Sequence[Asked]) -> list[Row]:
@@ -72,9 +76,14 @@ def _costs(asked: Sequence[Asked]) -> dict[str, dict[str, float]]:
 
 
 def _show(rows: Sequence[Row], costs: dict[str, dict[str, float]]) -> None:
-    worth = Table("features", "tau-b", "95%")
+    worth = Table("features", "tau-b", "95%", "gained over text")
     for row in rows:
-        worth.add_row(row.features, f"{row.tau_b:.3f}", f"{row.low:.3f} to {row.high:.3f}")
+        worth.add_row(
+            row.features,
+            f"{row.tau_b:.3f}",
+            f"{row.low:.3f} to {row.high:.3f}",
+            f"{row.gain_low:+.3f} to {row.gain_high:+.3f}",
+        )
     cost = Table("query", "tokens", "ms p50", "real prompt cached")
     for name, one in costs.items():
         share = f"{one['real_cached_share']:.0%}"

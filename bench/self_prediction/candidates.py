@@ -1,14 +1,16 @@
 """The candidate queries: what is sent for a prompt, and which numbers are read from the answer."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 
+from predictor.self_query import OPENINGS
 from training.prompts import Prompt
 
-Signal = dict[str, float]
+# None: not told (JSON has no NaN).
+Signal = Mapping[str, float | None]
 _FLOOR: Final = -20.0
 _NUMBER_QUESTION: Final = (
     "\n\nDo not answer yet. How many tokens will your complete answer to the above have? "
@@ -17,7 +19,16 @@ _NUMBER_QUESTION: Final = (
 _LONG_QUESTION: Final = (
     "\n\nDo not answer yet. Will your complete answer be longer than {} words? Reply yes or no."
 )
+_LETTER_QUESTION: Final = (
+    "\n\nDo not answer yet. How long will your complete answer be? A: a word or two. B: one sentence. "
+    "C: a paragraph. D: several paragraphs. E: more than a page. Reply with one letter only."
+)
+_LETTERS: Final = "ABCDE"
 _DIGITS: Final = "0123456789"
+# What an answer may begin with; <|im_end|> is the end itself. MORE: is a longer list worth its columns?
+_FEW: Final = 39
+CHOSEN: Final = (*OPENINGS[:_FEW], "<|im_end|>")
+MORE: Final = OPENINGS[_FEW:]
 
 
 Reading = Callable[[Sequence[dict[str, Any]]], Signal]
@@ -72,19 +83,17 @@ def _first_token(answers: Sequence[dict[str, Any]]) -> Signal:
 def _stated(answers: Sequence[dict[str, Any]]) -> Signal:
     text = answers[0]["choices"][0]["message"]["content"] or ""
     digits = "".join(character for character in text if character in _DIGITS)
-    return {"stated": float(digits) if digits else math.nan}
+    return {"stated": float(digits) if digits else None}
 
 
 def _stated_and_expected(answers: Sequence[dict[str, Any]]) -> Signal:
-    signal = _stated(answers)
+    signal = dict(_stated(answers))
     for place in range(4):
         weights = {
             t.strip(): math.exp(v) for t, v in top_tokens(answers[0], place).items() if t.strip().isdigit()
         }
         total = sum(weights.values())
-        signal[f"expected_{place}"] = (
-            sum(float(t) * w for t, w in weights.items()) / total if total else math.nan
-        )
+        signal[f"expected_{place}"] = sum(float(t) * w for t, w in weights.items()) / total if total else None
         signal[f"digit_mass_{place}"] = total
     return signal
 
@@ -92,6 +101,14 @@ def _stated_and_expected(answers: Sequence[dict[str, Any]]) -> Signal:
 def _digits_at_first(answers: Sequence[dict[str, Any]]) -> Signal:
     tokens = top_tokens(answers[0])
     return {f"digit:{digit}": tokens.get(digit, _FLOOR) for digit in _DIGITS}
+
+
+def _letters(answers: Sequence[dict[str, Any]]) -> Signal:
+    tokens = {token.strip(): value for token, value in reversed(top_tokens(answers[0]).items())}
+    signal = {letter: tokens.get(letter, _FLOOR) for letter in _LETTERS}
+    weights = [math.exp(value) for value in signal.values()]
+    mean = sum(place * weight for place, weight in enumerate(weights)) / sum(weights)
+    return signal | {"expected": mean, "entropy": _entropy(tokens)}
 
 
 def _thresholds(prompt: Prompt) -> list[dict[str, Any]]:
@@ -114,7 +131,32 @@ def _yes_minus_no(answers: Sequence[dict[str, Any]]) -> Signal:
     return signal
 
 
-QUERIES: Final = (
+def queries(ids: dict[str, int], more: dict[str, int]) -> tuple[Query, ...]:
+    """Every candidate. `ids`, `more`: an engine's ids of `CHOSEN` and `MORE`, read by `logprob_token_ids` (vLLM)."""
+    if not ids:
+        return _QUERIES
+    digits = [ids[digit] for digit in _DIGITS if digit in ids]
+    return (
+        *_QUERIES,
+        Query(
+            "plain prompt, chosen tokens",
+            _asked("", max_tokens=1, logprob_token_ids=list(ids.values())),
+            {"plain, chosen tokens": _first_token},
+        ),
+        Query(
+            "plain prompt, more chosen tokens",
+            _asked("", max_tokens=1, logprob_token_ids=list((ids | more).values())),
+            {"plain, more chosen tokens": _first_token},
+        ),
+        Query(
+            "number, chosen digits",
+            _asked(_NUMBER_QUESTION, max_tokens=1, logprob_token_ids=digits),
+            {"number query, chosen digits": _first_token},
+        ),
+    )
+
+
+_QUERIES: Final = (
     Query("plain prompt", _asked("", max_tokens=1), {"plain, first token": _first_token}),
     Query(
         "number by grammar",
@@ -126,5 +168,6 @@ QUERIES: Final = (
         _asked(_NUMBER_QUESTION, max_tokens=1),
         {"number query, first token": _first_token, "number query, first digit": _digits_at_first},
     ),
+    Query("five lengths by letter", _asked(_LETTER_QUESTION, max_tokens=1), {"letter A to E": _letters}),
     Query("longer than 20, 100, 300 words", _thresholds, {"three yes/no": _yes_minus_no}),
 )

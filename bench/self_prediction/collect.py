@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import aiohttp
@@ -10,7 +10,7 @@ import msgspec
 from rich.console import Console
 from rich.progress import Progress
 
-from bench.self_prediction.candidates import Query, Signal, messages_of
+from bench.self_prediction.candidates import CHOSEN, MORE, Query, Signal, messages_of, queries
 from training.prompts import Prompt
 
 
@@ -28,22 +28,36 @@ class Asked(msgspec.Struct):
 
 
 async def collect(
-    url: str, model: str, prompts: Sequence[Prompt], queries: Sequence[Query], concurrency: int
+    url: str, model: str, prompts: Sequence[Prompt], concurrency: int, done: Collection[str] = ()
 ) -> list[Asked]:
-    """All queries for all prompts. Each query's caches are kept apart by `cache_salt`."""
+    """All queries for all prompts, but those in `done`. Each query's caches are kept apart by `cache_salt`."""
     gate = asyncio.Semaphore(concurrency)
     timeout = aiohttp.ClientTimeout(total=600)
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task("asking", total=len(prompts) * len(queries))
         async with aiohttp.ClientSession(url, timeout=timeout) as session:
+            known = queries(await _token_ids(session, model, CHOSEN), await _token_ids(session, model, MORE))
+            asked = [query for query in known if query.name not in done]
+            bar = progress.add_task("asking", total=len(prompts) * len(asked))
 
             async def one(prompt: Prompt, query: Query) -> Asked:
                 async with gate:
-                    asked = await _ask(session, model, prompt, query)
+                    answered = await _ask(session, model, prompt, query)
                 progress.advance(bar)
-                return asked
+                return answered
 
-            return list(await asyncio.gather(*(one(p, q) for q in queries for p in prompts)))
+            return list(await asyncio.gather(*(one(p, q) for q in asked for p in prompts)))
+
+
+async def _token_ids(session: aiohttp.ClientSession, model: str, texts: Sequence[str]) -> dict[str, int]:
+    """The texts that are one token of this model's."""
+    ids = {}
+    for text in texts:
+        body = {"model": model, "prompt": text, "add_special_tokens": False}
+        async with session.post("/tokenize", json=body) as response:
+            tokens: list[int] = (await response.json())["tokens"]
+        if len(tokens) == 1:
+            ids[text] = tokens[0]
+    return ids
 
 
 async def _ask(session: aiohttp.ClientSession, model: str, prompt: Prompt, query: Query) -> Asked:

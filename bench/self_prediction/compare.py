@@ -32,23 +32,26 @@ _PARAMETERS: Final = {
     "num_threads": 1,
     "verbosity": -1,
 }
-_ROUNDS: Final = 120
+_TREES: Final = 120
+_ROUNDS: Final = 200
 
 
 class Row(msgspec.Struct, frozen=True):
-    """What one set of features is worth on these prompts."""
+    """What one set of features is worth on these prompts; `gain` is over the text alone."""
 
     features: str
     tau_b: float
     low: float
     high: float
+    gain_low: float
+    gain_high: float
 
 
 def signal_matrix(signals: Sequence[Signal]) -> Matrix:
     """One row per prompt; of tokens by name only the most frequent are kept, absent ones are NaN."""
     seen = Counter(name for signal in signals for name in signal)
     names = [name for name, _ in seen.most_common(_MOST_TOKENS + 8)]
-    return np.array([[signal.get(name, np.nan) for name in names] for signal in signals])
+    return np.array([[signal.get(name) for name in names] for signal in signals], dtype=np.float64)
 
 
 def text_matrix(prompts: Sequence[Prompt]) -> Matrix:
@@ -76,7 +79,7 @@ def out_of_fold(features: Matrix, log_length: Matrix, seed: int) -> Matrix:
             model = lightgbm.train(
                 dict(_PARAMETERS),
                 lightgbm.Dataset(features[train], log_length[train]),
-                num_boost_round=_ROUNDS,
+                num_boost_round=_TREES,
             )
             total[~train] += np.asarray(model.predict(features[~train], num_threads=1))
     return total / _REPEATS
@@ -90,15 +93,30 @@ def compare(
     log_length = np.log1p(length)
     groups = np.array([prompt.id for prompt in prompts])
     text = text_matrix(prompts)
-    rng = np.random.default_rng(seed)
+    by_text = out_of_fold(text, log_length, seed)
 
     def row(name: str, features: Matrix) -> Row:
-        predicted = out_of_fold(features, log_length, seed)
-        low, high = bootstrap_interval(length, predicted, groups, rng)
-        return Row(name, kendall_tau_b(length, predicted), low, high)
+        predicted = by_text if features is text else out_of_fold(features, log_length, seed)
+        # The same prompts are drawn for every row, so that differences are of the features alone.
+        low, high = bootstrap_interval(length, predicted, groups, np.random.default_rng(seed))
+        gain = _gain_interval(length, predicted, by_text, np.random.default_rng(seed))
+        return Row(name, kendall_tau_b(length, predicted), low, high, *gain)
 
     rows = [row("text", text)]
     for name, of_prompts in signals.items():
         own = signal_matrix(of_prompts)
         rows += [row(name, own), row(f"text + {name}", np.hstack([text, own]))]
     return rows
+
+
+def _gain_interval(
+    length: Matrix, predicted: Matrix, by_text: Matrix, rng: np.random.Generator
+) -> tuple[float, float]:
+    """95% interval of the tau-b gained over the text, resampling prompts in pairs."""
+    gains = []
+    for _ in range(_ROUNDS):
+        drawn = rng.integers(0, len(length), len(length))
+        known = kendall_tau_b(length[drawn], by_text[drawn])
+        gains.append(kendall_tau_b(length[drawn], predicted[drawn]) - known)
+    low, high = np.percentile(gains, [2.5, 97.5])
+    return float(low), float(high)

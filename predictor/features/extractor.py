@@ -21,13 +21,10 @@ from predictor.features.tokens import (
 from predictor.features.view import PromptView, read_view
 from predictor.history import HISTORY_NAMES
 from predictor.request import Api, RequestBody
+from predictor.self_query import SELF_NAMES
 from predictor.text_head import HeadEvaluator, TextHead
 
-# Slots for what the engine's own model says of the answer's length (self-prediction); NaN when nobody asked it.
-SELF_NAMES: Final = (
-    "self.stated", "self.expected", "self.spread", "self.entropy", "self.end_logprob", "self.top_logprob",
-    "self.first_entropy", "self.first_end_logprob", "self.score_0", "self.score_1", "self.score_2", "self.score_3",
-)  # fmt: skip
+# SELF_NAMES: what the engine's own model says (self-prediction); NaN when nobody asked it.
 FIXED_NAMES: Final = (*CONTROL_NAMES, "text.distinct_share", *LEXICAL_NAMES, *HISTORY_NAMES, *SELF_NAMES)
 
 _LEXICAL_AT: Final = len(CONTROL_NAMES) + 1

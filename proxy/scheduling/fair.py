@@ -66,6 +66,10 @@ class FairQueue:
     def __iter__(self) -> Iterator[Tenant]:
         return iter(self._tenants.values())
 
+    def backlogged(self) -> Iterator[Tenant]:
+        """The tenants of whom something waits."""
+        return (tenant for tenant in self._tenants.values() if len(tenant.waiting))
+
     def is_full(self, name: str) -> bool:
         """Whether a tenant has as many waiting as it may."""
         tenant = self._tenants.get(name)

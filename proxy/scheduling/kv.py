@@ -11,10 +11,9 @@ _TELLING_USAGE: Final = 0.2
 _FULL_USAGE: Final = 0.95
 _LEARNING: Final = 1 / 16
 _BACK_OFF: Final = 0.9
-_USUAL: Final = 1 / 16
 
 
-class _Footprint(msgspec.Struct, eq=False):
+class _Footprint(msgspec.Struct, frozen=True):
     prompt_tokens: float
     output_tokens: float
 
@@ -40,7 +39,6 @@ class KvBudget:
         self._running: dict[int, _Footprint] = {}
         self._held = 0.0
         self._squares = 0.0
-        self._usual = _Footprint(0.0, 0.0)
 
     def __repr__(self) -> str:
         return f"<KvBudget {self._held:.0f} of {self._capacity} tokens, {len(self._running)} running>"
@@ -54,11 +52,6 @@ class KvBudget:
     def held_tokens(self) -> float:
         """Tokens that the running requests are thought to hold at a random moment."""
         return self._held
-
-    @property
-    def has_room(self) -> bool:
-        """Whether one more request of the usual size fits."""
-        return self.fits(self._usual.prompt_tokens, self._usual.output_tokens)
 
     def fits(self, prompt_tokens: float, output_tokens: float) -> bool:
         """Whether one more request of this size fits; `output_tokens`: predicted, of all its answers."""
@@ -74,17 +67,6 @@ class KvBudget:
             return
         self._running[seq] = _Footprint(prompt_tokens, output_tokens)
         self._add(prompt_tokens, output_tokens, 1)
-        self._usual.prompt_tokens += (prompt_tokens - self._usual.prompt_tokens) * _USUAL
-        self._usual.output_tokens += (output_tokens - self._usual.output_tokens) * _USUAL
-
-    def grew(self, seq: int, output_tokens: float) -> None:
-        """So many tokens have come so far. Beyond its prediction an answer is thought to be half done."""
-        footprint = self._running.get(seq)
-        if footprint is None or output_tokens <= footprint.output_tokens:
-            return
-        self._add(0.0, footprint.output_tokens, -1)
-        footprint.output_tokens = 2 * output_tokens
-        self._add(0.0, footprint.output_tokens, 1)
 
     def release(self, seq: int) -> None:
         """A request has left the engine."""
@@ -96,7 +78,12 @@ class KvBudget:
 
     def observe(self, kv_usage: float) -> None:
         """The gauge was polled: the share of KV blocks in use, in [0, 1]."""
-        if kv_usage < _TELLING_USAGE or not self._running:
+        if not self._running:
+            return
+        if kv_usage < _TELLING_USAGE:
+            # Too little to tell the size, but enough to undo one that was learned too small.
+            if self._capacity is not None:
+                self._capacity = max(self._capacity, self._held / _TELLING_USAGE)
             return
         if self._capacity is None:
             self._capacity = self._held / kv_usage

@@ -1,5 +1,6 @@
 """Who runs next, and where. Every change of state is one synchronous call that says what to do now."""
 
+import heapq
 from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Final
@@ -12,25 +13,11 @@ from proxy.scheduling.deadlines import Deadlines, hopeless
 from proxy.scheduling.fair import TenantLimits
 from proxy.scheduling.policy import Policy
 from proxy.scheduling.queued import Changes, QueuedRequest, Reason, State
+from proxy.scheduling.replica import Replica
 from proxy.scheduling.tier import Tier
 
 NOTHING: Final = Changes()
 _RUNNING: Final = attrgetter("running")
-
-
-class Replica(msgspec.Struct, eq=False):
-    """One engine. At most `window` requests are at it at once; None: no limit."""
-
-    name: str
-    window: int | None
-    running: int = 0
-    available: bool = True
-    by_tier: dict[int, int] = {}
-
-    @property
-    def has_room(self) -> bool:
-        """Whether one more request may be sent now."""
-        return self.available and (self.window is None or self.running < self.window)
 
 
 class QueueLimits(msgspec.Struct, frozen=True):
@@ -114,6 +101,14 @@ class Scheduler:
             found.extend(sorted(here, key=lambda item: (item.key_us, item.seq)))
         return found
 
+    def upcoming(self, count: int) -> list[QueuedRequest]:
+        """At most `count` of those who are likely to be sent next, best first."""
+        found: list[QueuedRequest] = []
+        for tier in self._tiers:
+            here = [item for tenant in tier.queue.backlogged() for item in tenant.waiting.upcoming(count)]
+            found.extend(heapq.nsmallest(count - len(found), here, key=lambda item: (item.key_us, item.seq)))
+        return found
+
     def add_replica(self, name: str, window: int | None, now_us: int) -> Changes:
         """Add an engine; raises ValueError where the name is taken."""
         if name in self._replicas:
@@ -164,8 +159,7 @@ class Scheduler:
             return NOTHING
         item.state = State.FINISHED
         tier, replica = self._tier_of(item), self._replicas[item.replica]
-        replica.running -= 1
-        replica.by_tier[tier.number] -= 1
+        replica.finish(item, tier.number)
         tier.queue.finish(item, actual_tokens)
         return self._start(now_us)
 
@@ -254,10 +248,8 @@ class Scheduler:
             tier, replica, item = found
             tier.queue.send(item)
             self._count(item, -1)
-            item.replica = replica.name
             item.dispatched_us = now_us
-            replica.running += 1
-            replica.by_tier[tier.number] = replica.by_tier.get(tier.number, 0) + 1
+            replica.start(item, tier.number)
             started.append(item)
         return Changes(started) if started else NOTHING
 
@@ -271,19 +263,27 @@ class Scheduler:
         if len(waiting) > 1:
             waiting.sort(key=lambda tier: (not tier.claims, tier.number))
         for tier in waiting:
-            replica = self._taker(tier, with_room, now_us)
-            item = tier.queue.next() if replica is not None else None
+            item = tier.queue.next()
+            replica = None if item is None else self._taker(tier, item, with_room, now_us)
             if replica is not None and item is not None:
                 for other in waiting:
                     other.dispatched(here=other is tier)
                 return tier, replica, item
         return None
 
-    def _taker(self, tier: Tier, with_room: Iterable[Replica], now_us: int) -> Replica | None:
+    def _taker(
+        self, tier: Tier, item: QueuedRequest, with_room: Iterable[Replica], now_us: int
+    ) -> Replica | None:
+        """The least busy engine that may take it now; the one that has its prompt cached if that is free too."""
+        found: Replica | None = None
         for replica in with_room:
-            if tier.may_use(replica.window, replica.by_tier.get(tier.number, 0), now_us):
+            used = replica.by_tier.get(tier.number, 0)
+            if not tier.may_use(replica.window, used, now_us) or not replica.bears(item):
+                continue
+            if replica.name == item.bound_to or item.bound_to is None:
                 return replica
-        return None
+            found = found or replica
+        return found
 
 
 def _refused(item: QueuedRequest, reason: Reason) -> Changes:

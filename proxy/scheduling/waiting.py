@@ -60,6 +60,22 @@ class WaitingQueue:
             self._by_arrival.popleft()
         return None
 
+    def upcoming(self, count: int) -> list[QueuedRequest]:
+        """At most `count` waiting requests, best first, without a look at the rest: O(count log count)."""
+        found: list[QueuedRequest] = []
+        # A heap's children come after their parent, so the next in order is among the frontier.
+        frontier = [(self._by_key[0][:2], 0)] if self._by_key else []
+        while frontier and len(found) < count:
+            (key_us, _), place = heapq.heappop(frontier)
+            item = self._by_key[place][2]
+            # A request keyed back to a key it had before has two entries there.
+            if item.state is State.WAITING and item.key_us == key_us and item not in found:
+                found.append(item)
+            for child in (2 * place + 1, 2 * place + 2):
+                if child < len(self._by_key):
+                    heapq.heappush(frontier, (self._by_key[child][:2], child))
+        return found
+
     def in_key_order(self) -> list[QueuedRequest]:
         """All waiting requests, best first: for the status page and for switching policies."""
         live = (item for item in self._by_arrival if item.state is State.WAITING)

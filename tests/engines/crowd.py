@@ -61,6 +61,8 @@ def on(*names: str) -> pytest.MarkDecorator:
 async def headway_before(engine: Served, state: Path, **more: Any) -> AsyncIterator[Headway]:
     """A proxy in this process before a real engine, with predictions that the prompts carry."""
     url = more.pop("url", engine.base_url)
+    # Most tests count what their engine is asked.
+    more.setdefault("self_prediction", "off")
     settings = Settings(engine=(url,), port=0, state=str(state), **more)
     headway = Headway(settings, estimator=Fixed(TaggedRanker()))
     await headway.start()

@@ -1,0 +1,211 @@
+"""Asks about requests that wait near the front, and moves them by what the model says of itself, once."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import msgspec
+
+from predictor.self_query import NoQuery, SelfQuery, build_query, read_signals
+from proxy.asking.gate import AskGate, AskLimits
+from proxy.asking.tally import AskTally
+from proxy.asking.vocabulary import Vocabulary
+from proxy.clock import Clock
+from proxy.dispatcher import Dispatcher
+from proxy.engines.registry import Engines
+from proxy.errors import HeadwayError
+from proxy.exchange import Asked, Exchange
+from proxy.ranking import Estimator
+from proxy.scheduling.queued import QueuedRequest, State
+
+# A few windows away from its turn a request is near enough; farther off better ones may still come.
+_NEAR_WINDOWS: Final = 3
+_MOST_NEAR: Final = 64
+_SLOTS_UNKNOWN: Final = 8
+_BLOCK_UNKNOWN: Final = 16
+
+_NO_WAIT: Final = "no_wait"
+
+Send = Callable[[SelfQuery, str], Awaitable[bytes]]
+
+
+class Candidate(msgspec.Struct, eq=False):
+    """A waiting request. `send` puts a query to an engine on its client's account.
+
+    `reason`: why nobody has asked about it yet; `freed`: places that had become free before it came.
+    """
+
+    item: QueuedRequest
+    exchange: Exchange
+    raw: bytes
+    send: Send
+    reason: str = "far"
+    freed: int = 0
+    asking: bool = False
+
+
+class _Usage(msgspec.Struct):
+    class Details(msgspec.Struct):
+        cached_tokens: int | None = None
+
+    prompt_tokens_details: Details | None = None
+
+
+class _Answer(msgspec.Struct):
+    usage: _Usage | None = None
+
+
+class Asker:
+    """Knows who waits; whenever a place at an engine is free again, one who is near the front is asked about.
+
+    That moment is chosen because a query, which goes before everything in the engine's queue, then finds
+    room at once: no slot is kept empty for it. Its answer comes while the request still waits, or it is
+    late and changes nothing. The request is bound to the engine that now has its prompt cached.
+    """
+
+    def __init__(
+        self,
+        limits: AskLimits,
+        deadline_s: float,
+        *,
+        learning_part: float,
+        dispatcher: Dispatcher,
+        engines: Engines,
+        estimator: Estimator,
+        tally: AskTally,
+        vocabulary: Vocabulary,
+        clock: Clock,
+    ) -> None:
+        """`learning_part`: of the budget that may go into the log for a ranker that cannot use signals yet."""
+        self._limits = limits
+        self._deadline_s = deadline_s
+        self._learning_part = learning_part
+        self._dispatcher = dispatcher
+        self._engines = engines
+        self._estimator = estimator
+        self._tally = tally
+        self._vocabulary = vocabulary
+        self._clock = clock
+        self._waiting: dict[int, Candidate] = {}
+        self._gates: dict[str, AskGate] = {}
+        self._freed = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def waits(self, candidate: Candidate) -> None:
+        """A request is about to be admitted: it may have to wait."""
+        candidate.freed = self._freed
+        self._waiting[candidate.item.seq] = candidate
+
+    def leaves(self, item: QueuedRequest) -> None:
+        """It waits no more, for whatever reason; counts whether it was asked about in time."""
+        candidate = self._waiting.pop(item.seq, None)
+        if candidate is None:
+            return
+        if candidate.exchange.asked is not None:
+            self._tally.hit()
+        elif candidate.asking:
+            self._tally.late()
+        else:
+            self._tally.skipped(candidate.reason if self._freed > candidate.freed else _NO_WAIT)
+
+    def place_freed(self, engine: str) -> None:
+        """A request has left an engine: there is a moment's room."""
+        self._freed += 1
+        if not self._waiting or self._engines.adapter(engine).kind == "generic":
+            return
+        replica = self._dispatcher.scheduler.replica(engine)
+        slots = replica.window or replica.running or _SLOTS_UNKNOWN
+        gate = self._gates.setdefault(engine, AskGate(self._limits, self._clock.now_us()))
+        part = 1.0 if self._estimator.uses_signals else self._learning_part
+        skip = gate.refuses(slots, self._clock.now_us(), part)
+        if (found := self._nearest(min(_MOST_NEAR, _NEAR_WINDOWS * slots))) is None:
+            return
+        if skip is not None:
+            found.reason = skip.value
+            return
+        query = self._query(found, engine)
+        if isinstance(query, NoQuery):
+            found.reason = query.value
+            return
+        self._begin(found, query, gate, engine)
+
+    async def close(self) -> None:
+        """End the queries that are under way."""
+        self._vocabulary.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def judge(self, exchange: Exchange) -> None:
+        """An exchange has ended: did the request find in the cache what its query had computed?"""
+        asked, usage = exchange.asked, exchange.usage
+        if asked is None or usage is None or usage.prompt_tokens is None or exchange.replica != asked.engine:
+            return
+        block = self._block_tokens(asked.engine)
+        # The last token is always computed anew.
+        shared = max(0, usage.prompt_tokens - 1) // block * block
+        found = (usage.cached_tokens or 0) - asked.cached_before
+        self._gates[asked.engine].reused(found, shared - asked.cached_before, self._clock.now_us())
+
+    def _nearest(self, count: int) -> Candidate | None:
+        for item in self._dispatcher.scheduler.upcoming(count):
+            candidate = self._waiting.get(item.seq)
+            if candidate is not None and not candidate.asking and candidate.reason not in _NO_QUERY:
+                return candidate
+        return None
+
+    def _query(self, candidate: Candidate, engine: str) -> SelfQuery | NoQuery:
+        # SGLang takes the tools out of the prompt where none may be called, vLLM does not.
+        sglang = self._engines.adapter(engine).kind == "sglang"
+        return build_query(
+            candidate.raw,
+            candidate.exchange.api,
+            tool_choice="auto" if sglang else "none",
+            token_ids=self._vocabulary.of(engine),
+        )
+
+    def _begin(self, candidate: Candidate, query: SelfQuery, gate: AskGate, engine: str) -> None:
+        candidate.asking = True
+        gate.asked()
+        task = asyncio.create_task(self._ask(candidate, query, gate, engine))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _ask(self, candidate: Candidate, query: SelfQuery, gate: AskGate, engine: str) -> None:
+        started_s = time.monotonic()
+        answered = False
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                answer = await candidate.send(query, engine)
+            signals = read_signals(answer)
+            answered = True
+        except (HeadwayError, TimeoutError, ValueError) as error:
+            self._tally.failed(error)
+        finally:
+            gate.ended(time.monotonic() - started_s, self._clock.now_us(), answered=answered)
+        if answered and candidate.item.state is State.WAITING:
+            self._move(candidate, signals, _cached(answer), engine)
+
+    def _move(self, candidate: Candidate, signals: dict[str, float], cached_before: int, engine: str) -> None:
+        exchange, item = candidate.exchange, candidate.item
+        assert exchange.estimate is not None, "whoever waits was ranked"
+        exchange.asked = Asked(engine, cached_before)
+        exchange.estimate = self._estimator.refine(exchange.estimate, signals, self._clock.now_us() / 1e6)
+        item.bound_to = engine
+        self._dispatcher.rekey(item, exchange.estimate.prediction)
+
+    def _block_tokens(self, engine: str) -> int:
+        facts = self._engines.facts(engine)
+        if facts is not None and facts.sglang is not None:
+            return facts.sglang.page_size
+        return (facts.cache.block_size if facts and facts.cache else None) or _BLOCK_UNKNOWN
+
+
+_NO_QUERY: Final = frozenset(one.value for one in NoQuery)
+
+
+def _cached(answer: bytes) -> int:
+    usage = msgspec.json.decode(answer, type=_Answer).usage
+    details = usage.prompt_tokens_details if usage else None
+    return (details.cached_tokens if details else None) or 0
