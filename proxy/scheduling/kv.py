@@ -93,5 +93,6 @@ class KvBudget:
             self._capacity += (_BACK_OFF * min(self._held, self._capacity) - self._capacity) * _LEARNING
 
     def _add(self, prompt_tokens: float, output_tokens: float, sign: int) -> None:
-        self._held += sign * (prompt_tokens + output_tokens / 2)
-        self._squares += sign * output_tokens * output_tokens
+        # Never below nothing, where rounding would take them.
+        self._held = max(0.0, self._held + sign * (prompt_tokens + output_tokens / 2))
+        self._squares = max(0.0, self._squares + sign * output_tokens * output_tokens)

@@ -150,7 +150,8 @@ class Scheduler:
         """The client has gone. Waiting or running, the request is finished; harmless when it already was."""
         if item.state is State.WAITING:
             self._leave(item)
-            return NOTHING
+            # It may have been too large for the KV cache while whoever comes after it is not.
+            return self._start(now_us)
         return self.finish(item, now_us)
 
     def finish(self, item: QueuedRequest, now_us: int, actual_tokens: float | None = None) -> Changes:
@@ -170,7 +171,8 @@ class Scheduler:
             gone += [item for item in hopeless(self._tiers, now_us, tokens_per_s) if item not in gone]
         for item in gone:
             self._leave(item)
-        return Changes(refused=[(item, Reason.EXPIRED) for item in gone])
+        refused = [(item, Reason.EXPIRED) for item in gone]
+        return Changes(self._start(now_us).started, refused)
 
     def next_deadline_us(self) -> int | None:
         """When `expire` should be called next; None while nobody has a deadline."""
