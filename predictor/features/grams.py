@@ -34,6 +34,6 @@ def unpack_grams(data: bytes) -> Grams:
     if rest or size < 0 or not 0 < data[0] <= _MOST_BITS:
         raise ValueError(f"{len(data)} bytes are no packed n-grams")
     bins = np.frombuffer(data, dtype="<u2", count=size, offset=1).astype(np.uint32)
-    if size and bins[-1] >> data[0]:
-        raise ValueError(f"packed n-grams name a bin beyond 2^{data[0]}")
+    if size and (bins[-1] >> data[0] or (bins[1:] <= bins[:-1]).any()):
+        raise ValueError(f"packed n-grams are not places of a table of 2^{data[0]} in ascending order")
     return Grams(data[0], bins)
