@@ -5,7 +5,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from predictor.features.tokens import Tokens, UintArray, hash_words
+from predictor.features.tokens import Tokens, UintArray, hash_words, scalar
 
 # Each group becomes one feature: how many of its words or two-word phrases the text has.
 CUE_WORDS: Final[dict[str, str]] = {
@@ -96,7 +96,7 @@ class _Lexicon(NamedTuple):
     whether the entry is the hash's own: two texts with one 32-bit hash pass for one another. Row i of `groups` holds
     the groups of entry i, padded with len(CUE_GROUPS); `units` its unit of length plus one, 0 where it is none."""
 
-    factor: np.uint32
+    factor: UintArray
     places: npt.NDArray[np.int16]
     hashes: UintArray
     groups: npt.NDArray[np.intp]
@@ -127,17 +127,17 @@ def _lexicon() -> _Lexicon:
     return _Lexicon(factor, places, hashes, table, unit_of)
 
 
-def _perfect_factor(hashes: UintArray) -> np.uint32:
+def _perfect_factor(hashes: UintArray) -> UintArray:
     """The first odd factor that leads no two hashes to one place; with this many there is one in a hundred."""
     return next(
         factor
-        for factor in map(np.uint32, range(0x9E3779B1, 2**32, 0x10DCD2))
+        for factor in map(scalar, range(0x9E3779B1, 2**32, 0x10DCD2))
         if len(np.unique((hashes * factor) >> _SHIFT)) == len(hashes)
     )
 
 
 _TABLE_BITS: Final = 15
-_SHIFT: Final = np.uint32(32 - _TABLE_BITS)
+_SHIFT: Final = scalar(32 - _TABLE_BITS)
 _LEXICON: Final = _lexicon()
 
 

@@ -34,20 +34,26 @@ def _powers(base: int) -> UintArray:
     return np.multiply.accumulate(factors, dtype=np.uint32)
 
 
+def scalar(value: int) -> UintArray:
+    """An array of no dimension: numpy takes it as it is, where it looks a scalar's type up in every call."""
+    return np.array(value, dtype=np.uint32)
+
+
 _POWERS: Final = _powers(_BASE)
 _INVERSES: Final = _powers(pow(_BASE, -1, 2**32))
-_SHIFT: Final = np.uint32(15)
-_MIX: Final = np.uint32(0x2C1B3C6D)
-_PAIR: Final = np.uint32(0x9E3779B1)
-_PAIR_MIX: Final = np.uint32(0x85EBCA77)
-_CHARS: Final = np.uint32(0x2545F491)
-_SYSTEM: Final = np.uint32(0x94D049BB)
-_CONTEXT: Final = np.uint32(0x1CE4E5B9)
+_SHIFT: Final = scalar(15)
+_MIX: Final = scalar(0x2C1B3C6D)
+_PAIR: Final = scalar(0x9E3779B1)
+_PAIR_MIX: Final = scalar(0x85EBCA77)
+_CHARS: Final = scalar(0x2545F491)
+_SYSTEM: Final = scalar(0x94D049BB)
+_CONTEXT: Final = scalar(0x1CE4E5B9)
 # The first three and the last three words once more, and the pairs at either edge.
 _EDGE_WORDS: Final = np.array([0, 1, 2, -3, -2, -1])
 _WORD_SALTS: Final = np.array([0x85EBCA6B] * 3 + [0x27D4EB2F] * 3, dtype=np.uint32)
 _EDGE_PAIRS: Final = np.array([0, 1, -2, -1])
 _PAIR_SALTS: Final = np.array([0xC2B2AE35] * 2 + [0x165667B1] * 2, dtype=np.uint32)
+_SHIFTS: Final = tuple(scalar(32 - bits) for bits in range(32))
 _NONE: Final = np.zeros(0, dtype=np.uint32)
 _SYSTEMS_KEPT: Final = 1_024
 
@@ -115,7 +121,7 @@ def context_grams(context: str) -> UintArray:
 
 def occupied_bins(grams: list[UintArray], bits: int) -> UintArray:
     """The bins of a table of 2^bits that the hashes fall into, ascending, each once."""
-    bins: UintArray = np.concatenate(grams) >> np.uint32(32 - bits)
+    bins: UintArray = np.concatenate(grams) >> _SHIFTS[bits]
     bins.sort()
     fresh = np.empty(len(bins), dtype=np.bool_)
     fresh[:1] = True
