@@ -21,7 +21,8 @@ README: Final = Path(__file__).parent / "README.md"
 BEGIN, END = "<!-- values: made by chart_docs.py -->", "<!-- end of values -->"
 # What the chart decides itself: two sources for one setting would contradict each other.
 CHART_DECIDES: Final = frozenset(
-    {"engine", "host", "port", "admin_host", "admin_port", "state", "engine_api_key_file", "redis"}
+    {"engine", "host", "port", "admin_host", "admin_port", "state", "engine_api_key_file"}
+    | {"redis", "redis_password", "redis_password_file", "redis_ca_file"}
 )
 
 

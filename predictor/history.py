@@ -122,6 +122,10 @@ class History:
         while len(self._stats) > self._max_keys:
             self._changed.discard(self._stats.popitem(last=False)[0])
 
+    def newest_s(self) -> float:
+        """When the latest answer ended that it knows of; 0 where it knows of none."""
+        return max((stats.finished_at_s for stats in self._stats.values()), default=0.0)
+
     def drain_updates(self) -> list[tuple[str, LengthStats]]:
         """Statistics that changed since the last call, for the store or for other proxies."""
         changed = [(key, self._stats[key]) for key in self._changed if key in self._stats]

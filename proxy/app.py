@@ -12,6 +12,7 @@ from aiohttp import web
 
 from predictor.features.schema import Schema
 from predictor.records import TrafficRecord
+from predictor.redis_address import RedisAddress
 from proxy.active import ActiveCount
 from proxy.admin import METRICS_TYPE, Admin
 from proxy.asking.asker import Asker
@@ -20,19 +21,20 @@ from proxy.asking.tally import AskTally
 from proxy.asking.vocabulary import Vocabulary
 from proxy.booking import Bookkeeper
 from proxy.clock import Clock
+from proxy.discovery import Discovery
 from proxy.dispatcher import Dispatcher
 from proxy.engines.registry import Engines
 from proxy.errors import Draining, MethodNotAllowed, UnknownRoute
 from proxy.fairness import Fairness
-from proxy.gauges import watch_engine, watch_proxy, watch_ranker
+from proxy.gauges import watch_proxy, watch_ranker, watch_redis
 from proxy.health import HealthWatch
 from proxy.learning import Learning, make_ranking
 from proxy.metrics import Metrics
 from proxy.order import fallen_back, make_identities, make_scheduler, new_order
-from proxy.order_watch import Verdict
 from proxy.owners import Owners
 from proxy.passing import Passing
-from proxy.ranking import Estimator
+from proxy.pool import Pool
+from proxy.ranking import Estimator, Ranking
 from proxy.replies import error_response, json_response
 from proxy.routes import Handling, find_route
 from proxy.scheduling.policy import Policy
@@ -40,8 +42,9 @@ from proxy.scheduling.replica import Replica
 from proxy.server import Listener
 from proxy.serving import Serving
 from proxy.settings import Settings
+from proxy.shared.together import Together
 from proxy.status import EngineStatus, Status, first_waiting
-from proxy.traffic_log import TrafficLog
+from proxy.traffic_log import TrafficLog, TrafficSink, open_log
 from proxy.upstream import Upstream
 from proxy.windows import Windows
 
@@ -73,7 +76,8 @@ class Headway:
         self._identities = make_identities(settings, self._scheduler.classes)
         self.metrics = Metrics()
         self._active = ActiveCount()
-        self._log: TrafficLog | None = None
+        self._log: TrafficSink | None = None
+        self._together: Together | None = None
         self._listeners: list[Listener] = []
         self._tasks: list[asyncio.Task[None]] = []
         self.port = 0
@@ -91,16 +95,14 @@ class Headway:
     async def start(self) -> None:
         """Listen and serve. Raises OSError or sqlite3.Error where port or state directory cannot be used."""
         settings = self.settings
+        if (address := settings.redis_address()) is not None:
+            self._together = self._make_together(address)
         if settings.traffic_log:
-            self._log = TrafficLog(
-                Path(settings.state) / "traffic.db",
-                keep_days=settings.traffic_log_days,
-                keep_rows=settings.traffic_log_rows,
-            )
+            self._log = self._together.log if self._together else open_log(settings)
         self._upstream = Upstream(settings)
         self._make_parts(settings.read_api_key())
-        for url in settings.engine:
-            self._add_engine(url.rstrip("/"))
+        self._discovery = Discovery(self._pool)
+        await self._discovery.start(settings.engine)
         watch_proxy(
             self.metrics,
             self._scheduler,
@@ -109,6 +111,9 @@ class Headway:
             lambda: self._log.dropped if self._log else 0,
         )
         watch_ranker(self.metrics, self._learning)
+        if self._together is not None:
+            watch_redis(self.metrics, self._together)
+            await self._together.start()
         await self._learning.start()
         self._listeners.append(Listener(self.handle, settings, settings.host, settings.port))
         self.port = await self._listeners[0].start()
@@ -116,11 +121,25 @@ class Headway:
             admin = Admin(self.metrics, self.status, self.drain)
             self._listeners.append(Listener(admin.handle, settings, settings.admin_host, settings.admin_port))
             self.admin_port = await self._listeners[1].start()
-        running = (self._health.run(), self._engines.run(), self._dispatcher.run(), *self._learning.running())
+        running = [self._health.run(), self._engines.run(), self._dispatcher.run(), self._discovery.run()]
+        running += self._learning.running()
+        running += self._together.parts() if self._together else []
         self._tasks += [asyncio.create_task(part) for part in running]
         # Requests are taken already; this only lets whoever starts us find the engines looked at.
         with suppress(TimeoutError):
             await asyncio.wait_for(self._health.looked.wait(), _FIRST_LOOK_S)
+
+    def _make_together(self, address: RedisAddress) -> Together:
+        return Together(
+            address,
+            keep_rows=self.settings.redis_rows,
+            dispatcher=self._dispatcher,
+            windows=self._windows,
+            clock=self._clock,
+            ranking=self._estimator if isinstance(self._estimator, Ranking) else None,
+            state=Path(self.settings.state),
+            published=self._learning.wake,
+        )
 
     def _make_parts(self, api_key: str | None) -> None:
         settings = self.settings
@@ -130,7 +149,7 @@ class Headway:
             api_key,
             kind=settings.engine_kind,
             default_tier=default.tier,
-            changed=self._adapt_window,
+            changed=self._adapt,
         )
         owners = Owners()
         self._asker = self._make_asker(api_key)
@@ -144,7 +163,8 @@ class Headway:
             mode=settings.mode,
             text_mode=settings.text_mode,
             fairness=Fairness({key.tenant: key.weight for key in settings.keys}),
-            judged=self._adapt_window,
+            judged=self._adapt,
+            tell=self._together.tell if self._together else None,
         )
         self._health = HealthWatch(
             self._dispatcher,
@@ -153,6 +173,18 @@ class Headway:
             self._clock,
             engine_wait_s=settings.engine_wait_s,
             came_back=self._books.came_back,
+        )
+        self._pool = Pool(
+            mode=settings.mode,
+            clock=self._clock,
+            dispatcher=self._dispatcher,
+            windows=self._windows,
+            engines=self._engines,
+            health=self._health,
+            upstream=self._upstream,
+            books=self._books,
+            metrics=self.metrics,
+            added=self._together.places.hold if self._together else None,
         )
         self._serving = Serving(
             settings=settings,
@@ -193,20 +225,8 @@ class Headway:
             clock=self._clock,
         )
 
-    def _add_engine(self, url: str) -> None:
-        now_us = self._clock.now_us()
-        self._engines.add(url)
-        self._dispatcher.apply(self._windows.add(url, now_us))
-        # It is there once it has answered and its kind is known.
-        self._scheduler.set_available(url, False, now_us)
-        self._adapt_window(url)
-        watch_engine(self.metrics, self._scheduler.replica(url), self._books.watches[url])
-
-    def _adapt_window(self, url: str) -> None:
-        """An engine that cannot follow our order, or does not, gets no more than a window, whatever the mode."""
-        follows = self._books.watches[url].verdict is not Verdict.IGNORED
-        unlimited = self.settings.mode == "engine" and follows and self._engines.adapter(url).orders_requests
-        self._dispatcher.apply(self._windows.limit(url, unlimited=unlimited, now_us=self._clock.now_us()))
+    def _adapt(self, url: str) -> None:
+        self._pool.adapt(url)
 
     def reload(self, settings: Settings) -> None:
         """Take over policies, D, keys and the default class of new settings, between two requests.
@@ -255,7 +275,9 @@ class Headway:
         await self._learning.close()
         for listener in self._listeners:
             await listener.stop()
-        if self._log is not None:
+        if self._together is not None:
+            await self._together.close()
+        if isinstance(self._log, TrafficLog):
             await asyncio.to_thread(self._log.close)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 from predictor.features.schema import Schema
+from predictor.history import HistoryKey
 from predictor.records import Outcome, TrafficRecord
 from proxy.clock import Clock
 from proxy.engines.registry import Engines
@@ -40,14 +41,19 @@ class Bookkeeper:
         text_mode: str,
         fairness: Fairness,
         judged: Callable[[str], None],
+        tell: Callable[[HistoryKey, int, float], None] | None = None,
     ) -> None:
-        """`judged` is called with an engine's URL whenever more is known of how it orders."""
+        """`judged` is called with an engine's URL whenever more is known of how it orders.
+
+        `tell` lets other proxies know of an answer that was learned from.
+        """
         self._clock = clock
         self._metrics = metrics
         self._estimator = estimator
         self._record = record
         self._learning = learning
         self._mode = mode
+        self._tell = tell
         self._text_mode = text_mode
         self.fairness = fairness
         self._engines = engines
@@ -90,7 +96,10 @@ class Bookkeeper:
         if exchange.finish_reason not in _ENDED_BY_ITSELF:
             return
         self._learning.ended(exchange, tokens, cut=False)
-        self._estimator.learn(exchange.estimate, tokens, self._clock.now_us() / 1e6)
+        finished_at_s = self._clock.now_us() / 1e6
+        self._estimator.learn(exchange.estimate, tokens, finished_at_s)
+        if self._tell is not None and exchange.estimate.history_key is not None:
+            self._tell(exchange.estimate.history_key, tokens, finished_at_s)
 
     def _watch_order(self, exchange: Exchange) -> None:
         """Only streams count: a unary answer's first byte comes with its last."""

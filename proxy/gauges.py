@@ -12,6 +12,7 @@ from proxy.metrics import Metrics
 from proxy.order_watch import OrderWatch, Verdict
 from proxy.scheduling.replica import Replica
 from proxy.scheduling.scheduler import Scheduler
+from proxy.shared.together import Together
 
 _HONOURED: Final = {Verdict.HONOURED: 1.0, Verdict.IGNORED: 0.0, Verdict.UNPROVEN: -1.0}
 
@@ -77,6 +78,18 @@ def watch_ranker(metrics: Metrics, learning: Learning) -> None:
 
 def _share(accuracy: Accuracy | None) -> float:
     return math.nan if accuracy is None else accuracy.share
+
+
+def watch_redis(metrics: Metrics, together: Together) -> None:
+    """What is shared with other proxies, and whether it is at present."""
+    metrics.gauge(
+        "headway_redis_up", "Whether Redis takes all that is shared.", lambda: float(together.works)
+    )
+    metrics.gauge(
+        "headway_proxies",
+        "Proxies that are known to send to the same engines, this one included.",
+        lambda: together.places.proxies,
+    )
 
 
 def watch_engine(metrics: Metrics, replica: Replica, order: OrderWatch) -> None:

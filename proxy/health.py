@@ -46,6 +46,7 @@ class HealthWatch:
         self._came_back = came_back
         self._last_seen_us = 0
         self._reasons: dict[str, str] = {}
+        self._leaving: set[str] = set()
         self.looked = asyncio.Event()
         """Set once every engine was asked for the first time."""
 
@@ -62,7 +63,7 @@ class HealthWatch:
 
     async def check(self) -> None:
         """Ask every engine once, side by side."""
-        names = [replica.name for replica in self._dispatcher.scheduler.replicas]
+        names = [one.name for one in self._dispatcher.scheduler.replicas if one.name not in self._leaving]
         answers = await asyncio.gather(*(self._answers(name) for name in names))
         for name, available in zip(names, answers, strict=True):
             self.note(name, available)
@@ -77,7 +78,8 @@ class HealthWatch:
             self._dispatcher.black_out(None)
         elif now_us - self._last_seen_us >= self._engine_wait_us:
             names = [replica.name for replica in self._dispatcher.scheduler.replicas]
-            why = "; ".join(self._reasons.get(name, f"nothing answers at {name}") for name in names)
+            reasons = (self._reasons.get(name, f"nothing answers at {name}") for name in names)
+            why = "; ".join(reasons) or "none has been found yet"
             if self._dispatcher.black_out(f"No engine can serve: {why}"):
                 _LOG.warning("no engine can serve: %s", why)
 
@@ -94,19 +96,33 @@ class HealthWatch:
                     text = await response.content.read()
         except (HeadwayError, TimeoutError, aiohttp.ClientError):
             return
-        if (load := self._engines.adapter(replica.name).load(text)) is not None:
+        load = self._engines.adapter(replica.name).load(text)
+        if load is not None and self._replica(replica.name) is not None:
             self._dispatcher.polled(replica.name, load.running, load.waiting, load.kv_usage)
 
     def note(self, name: str, available: bool) -> None:
-        """An engine was found there or gone, here or on a request's path."""
-        scheduler = self._dispatcher.scheduler
-        known = next(replica.available for replica in scheduler.replicas if replica.name == name)
-        if known != available:
-            level = logging.INFO if available else logging.WARNING
-            _LOG.log(level, "engine %s %s", name, "answers" if available else "is gone")
-            if available:
-                self._came_back(name)
-            self._dispatcher.seen(name, available)
+        """An engine was found there or gone, here or on a request's path; what has left meanwhile is ignored."""
+        known = self._replica(name)
+        if known is None or name in self._leaving or known.available == available:
+            return
+        level = logging.INFO if available else logging.WARNING
+        _LOG.log(level, "engine %s %s", name, "answers" if available else "is gone")
+        if available:
+            self._came_back(name)
+        self._dispatcher.seen(name, available)
+
+    def leave(self, name: str) -> None:
+        """Send nothing more to an engine, however well it answers; what runs there goes on."""
+        self.note(name, available=False)
+        self._leaving.add(name)
+
+    def stay(self, name: str) -> None:
+        """The engine is wanted again, or gone altogether."""
+        self._leaving.discard(name)
+
+    def _replica(self, name: str) -> Replica | None:
+        replicas = self._dispatcher.scheduler.replicas
+        return next((replica for replica in replicas if replica.name == name), None)
 
     async def _answers(self, name: str) -> bool:
         """Whether an engine is there. One that was not is first asked what it is: it may be another now."""
@@ -117,9 +133,8 @@ class HealthWatch:
         return healthy
 
     def _is_known(self, name: str) -> bool:
-        replicas = self._dispatcher.scheduler.replicas
-        available = next(replica.available for replica in replicas if replica.name == name)
-        return available and self._engines.facts(name) is not None
+        replica = self._replica(name)
+        return replica is not None and replica.available and self._engines.facts(name) is not None
 
     async def _is_healthy(self, name: str) -> bool:
         adapter = self._engines.adapter(name)

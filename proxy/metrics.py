@@ -2,6 +2,7 @@
 
 import collections
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Final
 
@@ -94,6 +95,12 @@ class Metrics:
         if name not in self._by_engine:
             self._by_engine[name] = Gauge(name, text, ["engine"], registry=self.registry)
         self._by_engine[name].labels(engine).set_function(read)
+
+    def forget_engine(self, engine: str) -> None:
+        """An engine is gone for good: so are its series."""
+        for gauge in self._by_engine.values():
+            with suppress(KeyError):
+                gauge.remove(engine)
 
     def observe(self, exchange: Exchange, outcome: Outcome) -> None:
         """Count one ended exchange."""

@@ -85,6 +85,8 @@ class Passing:
         self, bases: list[str], method: str, path: str, headers: CIMultiDict[str], body: bytes | None
     ) -> tuple[EngineAnswer, str]:
         """The first engine that takes the connection."""
+        if not bases:
+            raise EngineUnreachable("No engine has been found yet.")
         *before, last = bases
         for base in before:
             try:

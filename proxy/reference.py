@@ -11,10 +11,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from prometheus_client import Metric
 
 from proxy.app import Headway
+from proxy.describe import describe
 from proxy.errors import error_classes
 from proxy.identity import KeySettings
 from proxy.routes import ROUTES
-from proxy.settings import ClassSettings, Settings, describe
+from proxy.settings import ClassSettings, Settings
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:

@@ -14,7 +14,8 @@ from typing import Any, Final
 import uvloop
 
 from proxy.app import Headway
-from proxy.settings import Settings, SettingsError, describe, load_settings
+from proxy.describe import describe
+from proxy.settings import Settings, SettingsError, load_settings
 
 _YOUNG_OBJECTS: Final = 20_000
 _LOG: Final = logging.getLogger("headway")

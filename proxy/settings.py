@@ -2,18 +2,22 @@
 
 import os
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
 
 from predictor.live_order import FLOOR
+from predictor.redis_address import RedisAddress
 from proxy.identity import KeySettings
+from proxy.service_links import is_service_link
 
 ENV_PREFIX: Final = "HEADWAY_"
+# Before a base URL: its host is a name whose addresses are the engines.
+DNS: Final = "dns+"
 _HOURS: Final = r"^[0-2]\d:[0-5]\d-[0-2]\d:[0-5]\d$"
 
 
@@ -63,7 +67,12 @@ def default_state_dir() -> str:
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything `headway serve` can be told. The descriptions are the published table."""
 
-    engine: Annotated[tuple[str, ...], Meta(description="Base URL of an engine; give it once per replica.")]
+    engine: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Base URL of an engine; give it once per replica, or dns+http://NAME:PORT for all of a name."
+        ),
+    ]
     engine_kind: Annotated[
         Literal["auto", "vllm", "sglang", "generic"],
         Meta(description="The engine's kind; auto asks the engine."),
@@ -80,6 +89,26 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     state: Annotated[str, Meta(description="Directory of the traffic log and artifacts.")] = msgspec.field(
         default_factory=default_state_dir
     )
+    redis: Annotated[
+        str | None,
+        Meta(
+            description="What proxies share: redis://:PASSWORD@HOST:6379/0, or rediss:// for TLS; "
+            "absent: nothing. Better not as a flag, which others on the machine can read."
+        ),
+    ] = None
+    redis_password: Annotated[
+        str | None,
+        Meta(description="Redis's password, as it is; for the environment, where its URL is no secret."),
+    ] = None
+    redis_password_file: Annotated[
+        str | None, Meta(description="File with Redis's password, read at every connection.")
+    ] = None
+    redis_ca_file: Annotated[
+        str | None, Meta(description="Certificates that Redis's TLS is held against; absent: the system's.")
+    ] = None
+    redis_rows: Annotated[
+        int, Meta(ge=1, description="Rows of the traffic log in Redis (about 1 kB each), of all proxies.")
+    ] = 200_000
     traffic_log: Annotated[bool, Meta(description="Write the traffic log.")] = True
     text_mode: Annotated[
         Literal["none", "hashed", "full"],
@@ -198,6 +227,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         except (OSError, UnicodeDecodeError) as error:
             raise SettingsError(f"engine_api_key_file: {error}") from error
 
+    def redis_address(self) -> RedisAddress | None:
+        """Where Redis is; None where nothing is shared. Raises SettingsError, which never quotes the URL."""
+        if self.redis is None:
+            return None
+        try:
+            return RedisAddress(
+                self.redis,
+                password=self.redis_password,
+                password_file=self.redis_password_file,
+                ca_file=self.redis_ca_file,
+            )
+        except ValueError as error:
+            raise SettingsError(f"redis: {error}") from error
+
 
 def load_settings(flags: Mapping[str, Any], env: Mapping[str, str], config: Path | None = None) -> Settings:
     """Merge TOML file, environment and flags, the later winning, into checked settings.
@@ -217,6 +260,7 @@ def load_settings(flags: Mapping[str, Any], env: Mapping[str, str], config: Path
     except msgspec.ValidationError as error:
         raise SettingsError(f"bad configuration: {error}") from error
     _check_urls(settings.engine)
+    settings.redis_address()
     return settings
 
 
@@ -233,6 +277,8 @@ def _from_env(env: Mapping[str, str]) -> dict[str, Any]:
     for name, value in env.items():
         if name.startswith(ENV_PREFIX) and name != f"{ENV_PREFIX}DATA":
             key = name.removeprefix(ENV_PREFIX).lower()
+            if is_service_link(key, value):
+                continue
             if key not in Settings.__struct_fields__:
                 raise SettingsError(
                     f"the environment variable {name} is no setting; see `headway serve --help`"
@@ -255,8 +301,10 @@ def _check_urls(urls: tuple[str, ...]) -> None:
 
 
 def _check_url(url: str) -> None:
+    if url.startswith("dns+https://"):
+        raise SettingsError(f"--engine {url}: an address has no certificate of its own; give dns+http://")
     try:
-        parts = urlsplit(url)
+        parts = urlsplit(url.removeprefix(DNS))
         usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     except ValueError:
         usable = False
@@ -266,26 +314,3 @@ def _check_url(url: str) -> None:
         raise SettingsError(f"--engine {url}: leave out /v1; the routes are added to the base URL")
     if parts.username is not None or parts.query or parts.fragment:
         raise SettingsError(f"--engine http://{parts.hostname}…: leave out user, query and fragment")
-
-
-def describe(struct: type[msgspec.Struct]) -> Iterator[tuple[str, str, str]]:
-    """Name, default and description of each field of a settings struct."""
-    hints = get_type_hints(struct, include_extras=True)
-    for field in msgspec.structs.fields(struct):
-        yield field.encode_name, _default(field), _description(hints[field.name])
-
-
-def _default(field: msgspec.structs.FieldInfo) -> str:
-    if field.name == "state":
-        return "`$XDG_STATE_HOME/headway`"
-    if field.required:
-        return "required"
-    return "" if field.default in (None, (), msgspec.NODEFAULT) else f"`{field.default}`"
-
-
-def _description(hint: Any) -> str:
-    if get_origin(hint) is Annotated:
-        for note in get_args(hint)[1:]:
-            if isinstance(note, msgspec.Meta) and note.description:
-                return str(note.description)
-    return ""

@@ -7,11 +7,12 @@ import sqlite3
 import threading
 from collections import deque
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from predictor.features.schema import Schema
 from predictor.records import TrafficRecord
 from predictor.traffic_store import forget, open_store, write_records
+from proxy.settings import Settings
 
 _LOG: Final = logging.getLogger("headway.traffic")
 _BATCH: Final = 128
@@ -20,6 +21,25 @@ _QUEUE: Final = 100_000
 # Old rows are dropped after so many new ones: often enough for a bound, seldom enough to cost nothing.
 _FORGET_EVERY: Final = 10_000
 _DAY_US: Final = 24 * 3600 * 10**6
+
+
+class TrafficSink(Protocol):
+    """Takes the records of ended requests, and loses none without counting it."""
+
+    @property
+    def dropped(self) -> int:
+        """Records that are lost."""
+        ...
+
+    @property
+    def written(self) -> int:
+        """Records that are kept."""
+        ...
+
+    def put(self, record: TrafficRecord, schema: Schema | None = None) -> None:
+        """Hand over one record, with the schema of its features; never waits."""
+        ...
+
 
 _Entry = tuple[TrafficRecord, Schema | None]
 
@@ -128,6 +148,15 @@ class TrafficLog:
         if self._since_forgotten >= _FORGET_EVERY:
             self._since_forgotten = 0
             forget(database, int(now_us - self._keep_us), self._keep_rows)
+
+
+def open_log(settings: Settings) -> TrafficLog:
+    """The log under the state directory; raises sqlite3.Error or OSError where it cannot be made."""
+    return TrafficLog(
+        Path(settings.state) / "traffic.db",
+        keep_days=settings.traffic_log_days,
+        keep_rows=settings.traffic_log_rows,
+    )
 
 
 def _open_or_begin_anew(path: Path) -> sqlite3.Connection:

@@ -151,6 +151,10 @@ class Upstream:
                 raise _translate(error, base) from error
             raise
 
+    def forget(self, base: str) -> None:
+        """An engine is gone for good."""
+        self._engines.pop(base, None)
+
     async def read(self, answer: EngineAnswer, base: str) -> bytes:
         """The next bytes of an answer; empty at its end. Raises EngineLost, EngineTimeout or Draining."""
         try:

@@ -2,10 +2,19 @@
 
 from collections.abc import Iterable
 
+import msgspec
+
 from proxy.scheduling.level import Limits
 from proxy.scheduling.queued import Changes, QueuedRequest
 from proxy.scheduling.scheduler import NOTHING, Scheduler
 from proxy.scheduling.window import UNLIMITED, WindowController
+
+
+class Share(msgspec.Struct, frozen=True):
+    """This proxy's part of an engine's window."""
+
+    places: int
+    reason: str
 
 
 class Windows:
@@ -18,11 +27,19 @@ class Windows:
         self._unlimited: set[str] = set()
         # Engines that refused us though nothing of ours was there: they get nothing until the next tick.
         self._paused: set[str] = set()
+        self._shares: dict[str, Share] = {}
 
     def add(self, engine: str, now_us: int) -> Changes:
         """A new engine; it may be sent to from now on."""
         controller = self._controllers[engine] = WindowController(Limits(), fixed=self._fixed)
         return self._scheduler.add_replica(engine, controller.window, now_us)
+
+    def remove(self, engine: str) -> None:
+        """The engine is gone for good."""
+        self._controllers.pop(engine, None)
+        self._shares.pop(engine, None)
+        self._unlimited.discard(engine)
+        self._paused.discard(engine)
 
     def limit(self, engine: str, *, unlimited: bool, now_us: int) -> Changes:
         """The engine turned out to order by itself, or not to."""
@@ -37,7 +54,25 @@ class Windows:
         """Why an engine's window is what it is."""
         if engine in self._paused:
             return "refused while nothing of ours was there"
-        return self._controllers[engine].reason
+        share = self._shares.get(engine)
+        return self._controllers[engine].reason if share is None else share.reason
+
+    def controller(self, engine: str) -> WindowController | None:
+        """What this proxy alone would do; None where there is no limit."""
+        return None if engine in self._unlimited else self._controllers[engine]
+
+    @property
+    def fixed(self) -> int | None:
+        """Every engine's window where it is not found but given."""
+        return self._fixed
+
+    def share(self, engine: str, share: Share | None, now_us: int) -> Changes:
+        """Other proxies send to the engine too: this is our part of its window, None: all of it again."""
+        if share is None:
+            self._shares.pop(engine, None)
+        else:
+            self._shares[engine] = share
+        return self._follow(engine, now_us)
 
     def sent(self, item: QueuedRequest, now_us: int) -> Changes:
         """A request goes to its engine."""
@@ -87,7 +122,10 @@ class Windows:
         return self._follow(engine, now_us)
 
     def _follow(self, engine: str, now_us: int) -> Changes:
-        window: int | None = 0 if engine in self._paused else self._controllers[engine].window
+        controller, share = self._controllers[engine], self._shares.get(engine)
+        window: int | None = controller.window if share is None else min(share.places, controller.ceiling)
+        if engine in self._paused:
+            window = 0
         window = None if window == UNLIMITED else window
         replica = self._scheduler.replica(engine)
         if replica.window == window:

@@ -32,7 +32,9 @@ _DoubleArray = npt.NDArray[np.float64]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `headway evaluate`."""
     parser.add_argument("--artifact", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--on", required=True, metavar="SRC", help="*.jsonl[.gz], *.parquet, sqlite:///")
+    parser.add_argument(
+        "--on", required=True, metavar="SRC", help="*.jsonl[.gz], *.parquet, sqlite:///, redis://"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document on stdout")
 
 

@@ -3,16 +3,23 @@
 import gzip
 import hashlib
 import json
+import os
+import re
 import sqlite3
 import zlib
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import msgspec
+import redis
 
 from predictor.records import Outcome, TrafficRecord
+from predictor.redis_address import SCHEMES, RedisAddress
 from predictor.traffic_store import read_records, read_schemas
+from predictor.traffic_stream import read_stream
 
 # What the engines' dialects call an answer that was cut at its limit.
 _CUT: Final = frozenset({"length", "max_tokens", "max_output_tokens", "incomplete"})
@@ -24,7 +31,8 @@ class DataError(Exception):
 
     def of(self, source: str) -> str:
         """The message, with the source's name before it where it is about all of the rows and names none."""
-        return str(self) if source in str(self) else f"{source}: {self}"
+        name = shown(source)
+        return str(self) if name in str(self) else f"{name}: {self}"
 
 
 class SourceRow(NamedTuple):
@@ -62,7 +70,7 @@ def fingerprint(source: str) -> str:
     """Sixteen digits that tell one file's content from another's; a traffic log goes by its name, for it grows."""
     path = Path(source)
     if "://" in source or not path.is_file():
-        return hashlib.sha256(source.encode()).hexdigest()[:16]
+        return hashlib.sha256(shown(source).encode()).hexdigest()[:16]
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
@@ -122,14 +130,21 @@ def _present(location: str, row: Row) -> Row:
 
 def is_traffic(source: str) -> bool:
     """Whether a SRC is a traffic log, which holds numbers of requests and not their text."""
-    return source.startswith(("sqlite:///", "redis://", "rediss://"))
+    return source.startswith(("sqlite:///", *SCHEMES))
 
 
 def read_traffic(source: str) -> Iterator[LoggedRequest]:
     """Every request of a traffic log, oldest first, however it ended. Raises DataError."""
     if source.startswith("sqlite:///"):
         return _read_sqlite(Path(source.removeprefix("sqlite:///")))
-    raise DataError(f"{source}: reading a traffic log from Redis is not built yet; use sqlite:///")
+    return _read_redis(source)
+
+
+def shown(source: str) -> str:
+    """A SRC as it may be printed and written down: without the password that a Redis URL may hold."""
+    if not source.startswith(SCHEMES):
+        return source
+    return re.sub(r"//.*@", "//", source, count=1)
 
 
 def _read_sqlite(path: Path) -> Iterator[LoggedRequest]:
@@ -142,6 +157,39 @@ def _read_sqlite(path: Path) -> Iterator[LoggedRequest]:
             yield LoggedRequest(f"sqlite:///{path}:row {number}", record, names)
     except (sqlite3.Error, msgspec.DecodeError, ValueError) as error:
         raise DataError(f"sqlite:///{path}: not a readable traffic log: {error}") from error
+
+
+def _read_redis(source: str) -> Iterator[LoggedRequest]:
+    """The stream that proxies share; `?since=` and `&until=` bound arrivals, in ISO 8601."""
+    name = shown(source)
+    try:
+        parts = urlsplit(source)
+        query = dict(parse_qsl(parts.query, strict_parsing=bool(parts.query)))
+        since_us, until_us = (_microseconds(query.pop(bound, None)) for bound in ("since", "until"))
+        address = RedisAddress(
+            parts._replace(query=urlencode(query)).geturl(),
+            password=os.environ.get("HEADWAY_REDIS_PASSWORD"),
+            password_file=os.environ.get("HEADWAY_REDIS_PASSWORD_FILE"),
+            ca_file=os.environ.get("HEADWAY_REDIS_CA_FILE"),
+        )
+    except ValueError as error:
+        raise DataError(f"{name}: {error}") from error
+    try:
+        found = read_stream(address, since_us or 0, until_us)
+        for number, (record, names) in enumerate(found, start=1):
+            yield LoggedRequest(f"{name}:row {number}", record, names)
+    except (redis.RedisError, OSError) as error:
+        raise DataError(f"{name}: Redis gives no traffic log: {error}") from error
+    except (msgspec.DecodeError, ValueError) as error:
+        raise DataError(f"{name}: not a readable traffic log: {error}") from error
+
+
+def _microseconds(time: str | None) -> int | None:
+    """Microseconds since 1970 of an ISO 8601 time, UTC where it names no zone. Raises ValueError."""
+    if time is None:
+        return None
+    at = datetime.fromisoformat(time)
+    return round((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1e6)
 
 
 def _completed(requests: Iterator[LoggedRequest]) -> Iterator[SourceRow]:

@@ -28,7 +28,7 @@ from training.fit_ranker import OBJECTIVES, Rows, Voice, fit_ranker
 from training.folds import assign_folds
 from training.progress import Steps, show_progress
 from training.simulate_tenants import assign_tenants, replay_history, simulate_arrivals, simulate_repeats
-from training.sources import DataError, fingerprint, read_source
+from training.sources import DataError, fingerprint, read_source, shown
 
 FOLDS: Final = 5
 # How much the head's own regression says beside LightGBM, chosen by cross-validation: less is worse on hundreds
@@ -42,7 +42,11 @@ _DoubleArray = npt.NDArray[np.float64]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `headway train`."""
     parser.add_argument(
-        "--from", dest="source", required=True, metavar="SRC", help="*.jsonl[.gz], *.parquet, sqlite:///"
+        "--from",
+        dest="source",
+        required=True,
+        metavar="SRC",
+        help="*.jsonl[.gz], *.parquet, sqlite:///, redis://",
     )
     parser.add_argument(
         "--out", type=Path, default=Path("build/artifact"), metavar="DIR", help="artifact to write"
@@ -74,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
             data = read_dataset(read_source(args.source), steps.stage("reading rows"))
             base = None if args.base == "none" else load_artifact(Path(args.base)).head
             bundle, report = train(data, base, objective=args.objective, seed=args.seed, steps=steps)
-        report |= {"source": args.source, "fingerprint": fingerprint(args.source)}
+        report |= {"source": shown(args.source), "fingerprint": fingerprint(args.source)}
         report |= {"seconds": round(time.monotonic() - started, 2)}
         write_bundle(bundle, args.out, report)
     except DataError as error:

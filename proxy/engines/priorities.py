@@ -3,7 +3,7 @@
 from typing import Final
 
 # Farther apart than any two keys of one tier (microseconds since 1970 stay below it until the year 2286).
-_TIER_STEP: Final = 10**16
+TIER_STEP: Final = 10**16
 
 
 class Priorities:
@@ -17,7 +17,7 @@ class Priorities:
 
     def take(self, key_us: int, tier: int) -> int:
         """The priority for a key; give it back when the exchange has ended."""
-        priority = key_us + tier * _TIER_STEP
+        priority = key_us + tier * TIER_STEP
         while priority in self._taken:
             priority += 1
         self._taken.add(priority)

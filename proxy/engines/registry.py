@@ -58,24 +58,34 @@ class Engines:
 
     def add(self, base: str) -> None:
         """One more engine, of which nothing is known yet."""
-        self._known[base] = _Known(_UNKNOWN if self._kind == "auto" else self._adapter(self._kind, None))
+        self._known[base] = self._stranger()
+
+    def remove(self, base: str) -> None:
+        """The engine is gone for good. Whoever still asks about it is told what is said of a stranger."""
+        self._known.pop(base, None)
+
+    def _stranger(self) -> _Known:
+        return _Known(_UNKNOWN if self._kind == "auto" else self._adapter(self._kind, None))
+
+    def _of(self, base: str) -> _Known:
+        return self._known.get(base) or self._stranger()
 
     def adapter(self, base: str) -> EngineAdapter:
         """How to speak to an engine now."""
-        return self._known[base].adapter
+        return self._of(base).adapter
 
     def facts(self, base: str) -> EngineFacts | None:
         """What an engine told of itself; None before it was asked."""
-        return self._known[base].facts
+        return self._of(base).facts
 
     def reports_cached(self, base: str) -> bool | None:
         """Whether an engine's usage tells cached tokens; None: not seen yet."""
-        return self._known[base].reports_cached
+        return self._of(base).reports_cached
 
     async def examine(self, base: str) -> None:
         """Ask an engine what it is, and adapt. One that does not answer stays what it was."""
         facts = await detect(self._upstream, base, self._api_key)
-        known = self._known[base]
+        known = self._of(base)
         if facts == known.facts or (known.facts is not None and not facts.answered):
             return
         known.facts = facts
@@ -83,7 +93,7 @@ class Engines:
         adapter = self._adapter(facts.kind if self._kind == "auto" else self._kind, facts)
         if adapter != known.adapter:
             known.adapter = adapter
-            if self._changed is not None:
+            if self._changed is not None and base in self._known:
                 self._changed(base)
         _LOG.info("engine %s: %s", base, describe(facts, adapter))
 
@@ -91,12 +101,12 @@ class Engines:
         """Ask again from time to time, until cancelled: an engine may be replaced behind its address."""
         while True:
             await asyncio.sleep(_AGAIN_S)
-            for base in self._known:
+            for base in list(self._known):
                 await self.examine(base)
 
     def saw_usage(self, base: str, usage: Usage) -> None:
         """An answer came with usage: does the engine tell how much of a prompt was cached?"""
-        known = self._known[base]
+        known = self._of(base)
         if known.reports_cached:
             return
         known.answers += 1

@@ -30,7 +30,7 @@ class Level:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._stay_us = 0.0
+        self.stay_us = 0.0
         self._step = 0.0
         self.ceiling = limits.maximum
         self.window = self._bounded(limits.initial)
@@ -40,7 +40,7 @@ class Level:
 
     def stayed(self, stay_us: int) -> None:
         """A request was at the engine for so long."""
-        self._stay_us += (stay_us - self._stay_us) * _STAY_GAIN if self._stay_us else stay_us
+        self.stay_us += (stay_us - self.stay_us) * _STAY_GAIN if self.stay_us else stay_us
         self._renew_slack()
 
     def open_to(self, window: float) -> None:
@@ -77,7 +77,7 @@ class Level:
 
     def _renew_slack(self) -> None:
         # Ends within one turn-around: their mean by Little's law, and two standard deviations of a Poisson count.
-        ends = self.capacity * self._limits.turnaround_us / self._stay_us
+        ends = self.capacity * self._limits.turnaround_us / self.stay_us
         exact = self._limits.spare + ends + 2 * sqrt(ends)
         low, high = _SLACK_BAND
         if not low <= exact - self.slack < high:

@@ -116,6 +116,12 @@ class Scheduler:
         self._replicas[name] = Replica(name, window)
         return self._start(now_us)
 
+    def remove_replica(self, name: str) -> None:
+        """Forget an engine; raises ValueError while something of ours runs there."""
+        if self._replicas[name].running:
+            raise ValueError(f"engine '{name}' still has requests")
+        del self._replicas[name]
+
     def set_window(self, name: str, window: int | None, now_us: int) -> Changes:
         """Change how many requests may be at one engine at once."""
         self._replicas[name].window = window
@@ -173,10 +179,6 @@ class Scheduler:
             self._leave(item)
         refused = [(item, Reason.EXPIRED) for item in gone]
         return Changes(self._start(now_us).started, refused)
-
-    def next_deadline_us(self) -> int | None:
-        """When `expire` should be called next; None while nobody has a deadline."""
-        return self._deadlines.next_us()
 
     def tick(self, now_us: int) -> Changes:
         """Time has passed: a class's hours may have begun."""

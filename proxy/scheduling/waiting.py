@@ -81,6 +81,11 @@ class WaitingQueue:
         live = (item for item in self._by_arrival if item.state is State.WAITING)
         return sorted(live, key=lambda item: (item.key_us, item.seq))
 
+    def best_keys(self, count: int) -> list[int]:
+        """The lowest keys of those who wait, at most so many, in order."""
+        live = (key for key, _, item in self._by_key if item.state is State.WAITING and item.key_us == key)
+        return heapq.nsmallest(count, live)
+
     def _compact(self) -> None:
         if len(self._by_key) > 64 and len(self._by_key) > 2 * self._size:
             live = [item for item in self._by_arrival if item.state is State.WAITING]

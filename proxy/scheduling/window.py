@@ -29,6 +29,15 @@ class Witness(Enum):
     QUEUE_TIMES = "queue times"
 
 
+class Polled(msgspec.Struct, frozen=True):
+    """An engine's gauges as they were at a time: everybody's requests, and KV usage in [0, 1]."""
+
+    at_us: int
+    running: int
+    waiting: int
+    kv_usage: float
+
+
 class _Flight(msgspec.Struct, eq=False):
     """One request at the engine. `place`: how many of ours were there when it was sent, itself included."""
 
@@ -68,6 +77,7 @@ class WindowController:
         self._first_sent_us: int | None = None
         self._capped_us: int | None = None
         self._queue_times_told = False
+        self.polled: Polled | None = None
 
     def __repr__(self) -> str:
         return f"<WindowController {self.window}: {self.reason}>"
@@ -83,6 +93,30 @@ class WindowController:
     def at_engine(self) -> int:
         """How many are."""
         return len(self._flights)
+
+    @property
+    def running(self) -> float:
+        """How many of them the engine computes about now, by whoever tells best."""
+        if self._witness is Witness.FIRST_BYTES:
+            return min(self.at_engine, self._first_bytes.lately)
+        if self._witness is Witness.GAUGES and self.polled is not None:
+            return self.at_engine * self.polled.running / max(1, self.polled.running + self.polled.waiting)
+        return self.at_engine if self._level.opening else min(self.at_engine, self._level.capacity)
+
+    @property
+    def opening(self) -> bool:
+        """Whether nothing has shown yet that the engine is full."""
+        return self._level.opening
+
+    @property
+    def ceiling(self) -> int:
+        """What the engine's own refusals leave; far away where it has not refused lately."""
+        return self._level.ceiling
+
+    @property
+    def stay_us(self) -> float:
+        """About how long a request is at the engine; 0 before one has ended."""
+        return self._level.stay_us
 
     @property
     def reason(self) -> str:
@@ -152,6 +186,7 @@ class WindowController:
     def gauges(self, running: int, waiting: int, kv_usage: float, now_us: int) -> None:
         """The engine's counts of running and waiting sequences and its KV usage in [0, 1] were polled."""
         self._gauges.polled(waiting, self.at_engine, now_us)
+        self.polled = Polled(now_us, running, waiting, kv_usage)
         self._choose(now_us)
         if self._witness is Witness.GAUGES:
             self._gauges.judge(running, waiting, kv_usage, self.at_engine)

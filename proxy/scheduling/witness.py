@@ -104,6 +104,11 @@ class FirstBytes:
             self._high = running
             self._open()
 
+    @property
+    def lately(self) -> float:
+        """The most that ran together lately; between two begins some are always on their way."""
+        return max(self._high, self._high_before)
+
     def _running(self, at_engine: int) -> int:
         return at_engine * self._begun // self._streams if self._streams else 0
 

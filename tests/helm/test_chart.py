@@ -9,7 +9,7 @@ import kubernetes_validate
 import pytest
 
 import headway
-from proxy.settings import Settings, load_settings
+from proxy.settings import load_settings
 
 from . import tools
 from .rendering import (
@@ -29,14 +29,6 @@ from .rendering import (
 VERSIONS = [f"1.{minor}" for minor in range(29, 38)]
 NAMES = [path.stem for path in EXAMPLES]
 CUSTOM = ("monitoring.coreos.com/", "keda.sh/")
-# Examples whose configuration the proxy does not take yet; strict, so that each goes when its setting comes.
-NOT_YET = {
-    name: pytest.mark.xfail(
-        reason="the proxy has no setting `redis`, and no dns+http:// engines yet", strict=True
-    )
-    for name in ("gateway", "gateway-urls", "stack-sglang")
-    if "redis" not in Settings.__struct_fields__
-}
 
 
 def apis_of(version: str) -> tuple[str, ...]:
@@ -86,7 +78,7 @@ def test_admission_policies_before_they_were_stable() -> None:
     kubernetes_validate.validate(policy, "1.34", strict=True)
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=NOT_YET.get(name, ())) for name in NAMES])
+@pytest.mark.parametrize("name", NAMES)
 def test_proxy_reads_what_the_chart_writes(name: str, tmp_path: Any) -> None:
     """`headway serve` takes the rendered configuration and environment as they are."""
     manifests = render(example=name)

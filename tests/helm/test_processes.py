@@ -14,7 +14,7 @@ from proxy import sidecar_patch
 from . import tools
 from .kubeapi.patching import strategic_merge
 from .kubelet import Node
-from .local_pods import PATIENCE_S, QUICK, Ports, free_ports, gateway, helm_test, stack
+from .local_pods import PATIENCE_S, QUICK, Ports, engine_pod, free_ports, gateway, helm_test, stack
 from .rendering import IMAGE, Manifest, only, render
 
 
@@ -151,6 +151,30 @@ async def test_gateway_with_a_wrong_engine_fails(tmp_path: Path) -> None:
         status, said = await helm_test(node)
         assert status != 0
         assert "503" in said
+
+
+@pytest.mark.parametrize("right", [True, False], ids=["password", "wrong password"])
+async def test_gateway_with_the_internal_redis(right: bool, tmp_path: Path) -> None:
+    """As rendered, the proxy gets into Redis and logs there; shut out, it serves all the same, and says so."""
+    port, engine = free_ports(2)
+    sets = (f"redis.port={port}", f"gateway.engines={{http://127.0.0.1:{engine}}}", *Ports().sets(), *QUICK)
+    node = Node(
+        [*render(*sets, example="gateway-urls"), engine_pod(engine)], tmp_path, [tools.redis_folder()]
+    )
+    async with (
+        node.running("StatefulSet", "demo-headway-redis") as redis_pod,
+        node.running("Pod", f"engine-{engine}"),
+        redis.Redis(port=port, password=node.secret("demo-headway-redis")["password"]) as client,
+    ):
+        await redis_pod.container("redis").wait_for("readinessProbe", PATIENCE_S)
+        if not right:
+            await client.config_set("requirepass", "another")
+        async with node.running("Deployment", "demo-headway") as pod:
+            await pod.container("headway").wait_for("readinessProbe", PATIENCE_S)
+            status, said = await helm_test(node)
+            assert status == 0, said
+        assert ("it refuses the password" in pod.container("headway").tail()) is not right
+        assert await client.xlen("headway:traffic") == (1 if right else 0)
 
 
 async def test_internal_redis(tmp_path: Path) -> None:

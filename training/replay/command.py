@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--on",
         required=True,
         metavar="SRC",
-        help="sqlite:///log.db, *.jsonl[.gz], *.parquet, trace *.csv[.gz]",
+        help="sqlite:///log.db, redis://, *.jsonl[.gz], *.parquet, trace *.csv[.gz]",
     )
     add("--policies", default=_DEFAULT_POLICIES, help=f"comma-separated, of {', '.join(_KNOWN)}")
     add("--engine-profile", default="h100-8b", metavar="NAME", help=", ".join(sorted(PROFILES)))
@@ -142,7 +142,7 @@ class _Stage:
         )
         if len(self._workload) < _FEWEST:
             raise DataError(
-                f"{args.on}: {len(self._workload)} usable rows; a replay needs at least {_FEWEST}"
+                f"{recorded.source}: {len(self._workload)} usable rows; a replay needs at least {_FEWEST}"
             )
         self._lengths = self._workload.output_tokens.astype(np.float64)
         real = ranked(self._workload, args.artifact, args.tau, self._rng())

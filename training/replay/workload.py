@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from predictor.request import RequestBody, body_from_dict
 from training.profiles import EngineProfile
-from training.sources import DataError, LoggedRequest, Row, is_traffic, read_source, read_traffic
+from training.sources import DataError, LoggedRequest, Row, is_traffic, read_source, read_traffic, shown
 
 IntArray = npt.NDArray[np.int64]
 DoubleArray = npt.NDArray[np.float64]
@@ -82,10 +82,10 @@ def read_workload(source: str) -> Workload:
     found = list(_items(source))
     items = [item for item in found if item is not None]
     if not items:
-        raise DataError(f"{source}: no row tells how long its answer was (output_tokens, at least 1)")
+        raise DataError(f"{shown(source)}: no row tells how long its answer was (output_tokens, at least 1)")
     if all(item.at_s is not None for item in items):
         items.sort(key=lambda item: item.at_s or 0.0)
-    return Workload(source, items, len(found) - len(items))
+    return Workload(shown(source), items, len(found) - len(items))
 
 
 def _items(source: str) -> Iterable[Item | None]:

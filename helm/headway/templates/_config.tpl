@@ -24,6 +24,7 @@
 {{- $_ := set $own "admin_port" .Values.proxy.adminPort }}
 {{- if and (eq .Values.mode "stack") (not .Values.config.engine_kind) }}{{ $_ := set $own "engine_kind" .Values.engine.kind }}{{ end }}
 {{- if .Values.engine.apiKeySecret }}{{ $_ := set $own "engine_api_key_file" "/secrets/engine/api-key" }}{{ end }}
+{{- if .Values.redis.caSecret }}{{ $_ := set $own "redis_ca_file" "/secrets/redis-ca/ca.crt" }}{{ end }}
 {{- range $key, $value := merge $own .Values.config }}
 {{ $key }} = {{ include "headway.tomlValue" $value }}
 {{- end }}

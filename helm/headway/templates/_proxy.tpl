@@ -55,18 +55,18 @@ volumeMounts: {{- include "headway.volumeMounts" . | nindent 2 }}
 {{- end }}
 {{- end }}
 
-{{/* The internal Redis's password is put into its URL by the kubelet, so that it is in no manifest. */}}
+{{/* A password is only ever put in by the kubelet, so that it is in no manifest. */}}
 {{- define "headway.redisEnv" -}}
 {{- if eq .Values.redis.kind "external" -}}
 - name: HEADWAY_REDIS
   valueFrom:
     secretKeyRef: {name: {{ .Values.redis.existingSecret }}, key: url}
 {{- else if eq .Values.redis.kind "internal" -}}
-- name: REDIS_PASSWORD
+- name: HEADWAY_REDIS
+  value: redis://{{ include "headway.fullname" . }}-redis:{{ .Values.redis.port }}/0
+- name: HEADWAY_REDIS_PASSWORD
   valueFrom:
     secretKeyRef: {name: {{ include "headway.redisSecret" . }}, key: password}
-- name: HEADWAY_REDIS
-  value: redis://:$(REDIS_PASSWORD)@{{ include "headway.fullname" . }}-redis:{{ .Values.redis.port }}/0
 {{- end }}
 {{- end }}
 

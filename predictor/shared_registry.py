@@ -1,0 +1,149 @@
+"""The registry in Redis: artifacts, and the pointers to those that serve, for all proxies and trainers.
+
+headway:artifact:<id>      a hash, file name -> bytes; written with the pointer that needs it, all or nothing
+headway:role:<role>        the id of the artifact that has the role; empty: the wheel's; missing: nobody has said
+"""
+
+import hashlib
+import re
+import tempfile
+from pathlib import Path
+from typing import Any, Final
+
+import redis
+
+from predictor.artifact import METADATA, metadata_id, read_metadata
+from predictor.errors import ArtifactError
+from predictor.redis_address import RedisAddress
+from predictor.registry import (
+    RegistryError,
+    Role,
+    artifact_directory,
+    checked_id,
+    models_directory,
+)
+
+_ANSWER_S: Final = 30
+_MOST_BYTES: Final = 64 << 20
+_MOST_FILES: Final = 64
+_FILE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+# A replaced artifact can be gone back to for so long.
+_KEEP_S: Final = 30 * 24 * 3600
+
+
+def role_key(role: Role) -> str:
+    """Where a pointer is."""
+    return f"headway:role:{role.value}"
+
+
+def _artifact_key(artifact_id: str) -> str:
+    return f"headway:artifact:{checked_id(artifact_id)}"
+
+
+class SharedRegistry:
+    """Reads and writes what all share; blocking, so off the event loop. Use as a context manager."""
+
+    def __init__(self, address: RedisAddress) -> None:
+        self._client: Any = redis.Redis(**address.options(), socket_timeout=_ANSWER_S)
+
+    def __enter__(self) -> "SharedRegistry":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+    def pointer(self, role: Role) -> str | None:
+        """The id that has the role, None where it is the wheel's or nobody has said. Raises RedisError."""
+        value = self._client.get(role_key(role))
+        return value.decode("ascii", "backslashreplace") if value else None
+
+    def fetch(self, state: Path, artifact_id: str) -> None:
+        """Bring an artifact into the state directory, whole and with the hashes it claims, or not at all.
+
+        Raises RedisError, or PredictorError where it is not there, too large, or not what its id says.
+        """
+        directory = artifact_directory(state, artifact_id)
+        if (directory / METADATA).exists():
+            return
+        files = self._files(artifact_id)
+        try:
+            models_directory(state).mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=models_directory(state), prefix=".fetched-") as name:
+                aside = Path(name) / artifact_id
+                aside.mkdir()
+                for file, data in files.items():
+                    (aside / file).write_bytes(data)
+                _check(aside, artifact_id, files)
+                aside.rename(directory)
+        except OSError as error:
+            if not (directory / METADATA).exists():
+                raise RegistryError(f"cannot write {directory}: {error.strerror or error}") from error
+
+    def push(self, state: Path, role: Role, artifact_id: str | None, *, expected: str | None) -> None:
+        """Give the role to an artifact of the state directory, or with None to the wheel's, for everybody.
+
+        `expected` has the role now: where another one has, nothing changes. Raises PredictorError.
+        """
+        files = {} if artifact_id is None else _read(artifact_directory(state, artifact_id))
+        try:
+            with self._client.pipeline() as pipe:
+                pipe.watch(role_key(role))
+                present = (pipe.get(role_key(role)) or b"").decode() or None
+                if present != expected:
+                    raise RegistryError(
+                        f"the {role.value} changed to {present or 'the default'} meanwhile; run it again"
+                    )
+                pipe.multi()
+                if artifact_id is not None:
+                    pipe.hset(_artifact_key(artifact_id), mapping=files)
+                    pipe.persist(_artifact_key(artifact_id))
+                if expected is not None:
+                    pipe.expire(_artifact_key(expected), _KEEP_S)
+                pipe.set(role_key(role), artifact_id or "")
+                pipe.execute()
+        except redis.WatchError as error:
+            raise RegistryError(f"the {role.value} changed meanwhile; run it again") from error
+        except redis.RedisError as error:
+            # redis-py quotes the whole command before the reason.
+            reason = str(error).rpartition("caused error: ")[2]
+            raise RegistryError(f"Redis did not take it, so nothing has changed: {reason}") from error
+
+    def _files(self, artifact_id: str) -> dict[str, bytes]:
+        key = _artifact_key(artifact_id)
+        names = [name.decode("utf-8", "replace") for name in self._client.hkeys(key)]
+        if not names:
+            raise RegistryError(f"artifact {artifact_id} is not in Redis")
+        odd = next((name for name in names if not _FILE.fullmatch(name)), None)
+        if odd is not None or len(names) > _MOST_FILES:
+            raise RegistryError(
+                f"artifact {artifact_id} in Redis is none: it holds {odd or len(names)!r} files"
+            )
+        sizes = [self._client.hstrlen(key, name) for name in names]
+        if sum(sizes) > _MOST_BYTES:
+            raise RegistryError(
+                f"artifact {artifact_id} in Redis has {sum(sizes)} bytes; {_MOST_BYTES} are allowed"
+            )
+        return {name: self._client.hget(key, name) or b"" for name in names}
+
+
+def _read(directory: Path) -> dict[str, bytes]:
+    try:
+        names = (METADATA, *read_metadata(directory).sha256)
+        files = {name: (directory / name).read_bytes() for name in names}
+    except OSError as error:
+        raise ArtifactError(directory, f"cannot be read: {error.strerror or error}") from error
+    if sum(map(len, files.values())) > _MOST_BYTES:
+        raise ArtifactError(directory, f"is too large to share: {_MOST_BYTES} bytes are allowed")
+    return files
+
+
+def _check(directory: Path, artifact_id: str, files: dict[str, bytes]) -> None:
+    """Raises PredictorError where the files are not those that the id and the metadata name."""
+    if metadata_id(files.get(METADATA, b"")) != artifact_id:
+        raise ArtifactError(directory, "came from Redis with other metadata than its id says")
+    listed = read_metadata(directory).sha256
+    if files.keys() != {METADATA, *listed}:
+        raise ArtifactError(directory, "came from Redis with other files than its metadata lists")
+    for name, digest in listed.items():
+        if hashlib.sha256(files[name]).hexdigest() != digest:
+            raise ArtifactError(directory, f"came from Redis with a damaged {name}")

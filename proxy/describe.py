@@ -1,0 +1,29 @@
+"""The published table of the settings: names, defaults, descriptions, out of the struct itself."""
+
+from collections.abc import Iterator
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+import msgspec
+
+
+def describe(struct: type[msgspec.Struct]) -> Iterator[tuple[str, str, str]]:
+    """Name, default and description of each field of a settings struct."""
+    hints = get_type_hints(struct, include_extras=True)
+    for field in msgspec.structs.fields(struct):
+        yield field.encode_name, _default(field), _description(hints[field.name])
+
+
+def _default(field: msgspec.structs.FieldInfo) -> str:
+    if field.name == "state":
+        return "`$XDG_STATE_HOME/headway`"
+    if field.required:
+        return "required"
+    return "" if field.default in (None, (), msgspec.NODEFAULT) else f"`{field.default}`"
+
+
+def _description(hint: Any) -> str:
+    if get_origin(hint) is Annotated:
+        for note in get_args(hint)[1:]:
+            if isinstance(note, msgspec.Meta) and note.description:
+                return str(note.description)
+    return ""

@@ -1,0 +1,66 @@
+"""The artifacts that all proxies are to serve, copied from Redis to where this one looks for its own."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from predictor.errors import PredictorError
+from predictor.redis_address import RedisAddress
+from predictor.registry import Role, checked_id, write_pointer
+from predictor.shared_registry import SharedRegistry, role_key
+from proxy.shared.link import Link
+
+_LOG: Final = logging.getLogger("headway.redis")
+_PART: Final = "artifacts"
+_POLL_S: Final = 2.0
+_FIRST_LOOK_S: Final = 3.0
+
+
+class SharedArtifacts:
+    """Follows the pointers in Redis. Without Redis the last copy serves on, after a restart too."""
+
+    def __init__(self, link: Link, address: RedisAddress, state: Path, changed: Callable[[], None]) -> None:
+        """`changed` is called after a pointer under the state directory was moved."""
+        self._link = link
+        self._address = address
+        self._state = state
+        self._changed = changed
+        self._seen: dict[Role, bytes] = {}
+
+    async def start(self) -> None:
+        """Look once, so that a new proxy begins with what the others serve; not for long."""
+        try:
+            async with asyncio.timeout(_FIRST_LOOK_S):
+                await self._link.attempt(_PART, self._look)
+        except TimeoutError:
+            _LOG.warning("Redis did not say in time which artifact serves; it is asked again")
+
+    async def run(self) -> None:
+        """Look every two seconds, until cancelled."""
+        await self._link.keep(_PART, self._look_later)
+
+    async def _look_later(self) -> bool:
+        await asyncio.sleep(_POLL_S)
+        return await self._look()
+
+    async def _look(self) -> bool:
+        for role in Role:
+            value = await self._link.client.get(role_key(role))
+            if value is not None and value != self._seen.get(role):
+                await asyncio.to_thread(self._follow, role, value)
+                self._seen[role] = value
+                self._changed()
+        return True
+
+    def _follow(self, role: Role, value: bytes) -> None:
+        """In a thread: bring the artifact here and point at it; one that is broken is said, and changes nothing."""
+        try:
+            artifact_id = checked_id(value.decode("ascii", "backslashreplace")) if value else None
+            if artifact_id is not None:
+                with SharedRegistry(self._address) as registry:
+                    registry.fetch(self._state, artifact_id)
+            write_pointer(self._state, role, artifact_id)
+        except PredictorError as error:
+            _LOG.error("the %s in Redis is not taken, and what serves goes on serving: %s", role.value, error)
