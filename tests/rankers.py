@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import io
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -67,3 +68,23 @@ def asked(prompt: str = "Hello", **fields: Any) -> InferenceRequest:
     """A chat request with one user turn, unless `fields` name other messages."""
     body = body_from_dict({"messages": [{"role": "user", "content": prompt}], **fields})
     return InferenceRequest("r", Api.CHAT, body, 0)
+
+
+def user(text: Any, *before: tuple[str, str], **fields: Any) -> dict[str, Any]:
+    """A chat body whose last turn is the user's."""
+    turns = [{"role": role, "content": content} for role, content in before]
+    return {"messages": [*turns, {"role": "user", "content": text}], **fields}
+
+
+def with_arrays(directory: Path, **changed: Any) -> Path:
+    """The artifact with other arrays in its text head; None takes one out."""
+
+    def change(data: bytes) -> bytes:
+        with np.load(io.BytesIO(data)) as stored:
+            arrays = {name: stored[name] for name in stored}
+        kept = {name: array for name, array in (arrays | changed).items() if array is not None}
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **kept)
+        return buffer.getvalue()
+
+    return edit(directory, HEAD, change)

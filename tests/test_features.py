@@ -2,9 +2,6 @@
 
 import json
 import math
-import sys
-import tracemalloc
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -13,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
-from rankers import asked, small_head
+from rankers import asked, small_head, user
 
 from predictor.artifact import load_artifact
 from predictor.features.extractor import FIXED_NAMES, FeatureExtractor, schema_of
-from predictor.features.schema import Features, Schema, align, column_of
+from predictor.features.schema import Features, column_of
 from predictor.features.view import read_view
 from predictor.history import HISTORY_NAMES, NO_HISTORY
 from predictor.lightgbm_ranker import DEFAULT_ARTIFACT, LightGBMRanker
@@ -30,19 +27,12 @@ ARTIFACT = load_artifact(DEFAULT_ARTIFACT)
 RANKER = LightGBMRanker(ARTIFACT)
 EXTRACTOR = FeatureExtractor(ARTIFACT.head)
 TOOL = {"type": "function", "function": {"name": "now", "parameters": {"type": "object", "properties": {}}}}
-MEGABYTE = 1 << 20
 
 
 def features_of(body: RequestBody | dict[str, Any], api: Api | None = None) -> Features:
     """A body's features, without any history."""
     read = body if isinstance(body, RequestBody) else body_from_dict(body)
     return EXTRACTOR.extract(read, read_view(read), NO_HISTORY, api)
-
-
-def user(text: Any, *before: tuple[str, str], **fields: Any) -> dict[str, Any]:
-    """A chat body whose last turn is the user's."""
-    turns = [{"role": role, "content": content} for role, content in before]
-    return {"messages": [*turns, {"role": "user", "content": text}], **fields}
 
 
 texts = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=60) | st.sampled_from(
@@ -119,17 +109,6 @@ def test_the_shipped_artifact_is_of_this_versions_schema() -> None:
     assert schema.id == ARTIFACT.metadata.schema_id
     assert list(schema.names) == ARTIFACT.metadata.feature_names
     assert len(set(schema.names)) == len(schema.names)
-
-
-@given(st.lists(st.sampled_from("abcdef"), unique=True, min_size=2))
-def test_another_name_or_order_is_another_schema(names: list[str]) -> None:
-    """Equal names in equal order have one id; any change has another."""
-    schema = Schema.of(names)
-    assert Schema.of(tuple(names)) == schema
-    assert Schema.of(names[::-1]).id != schema.id
-    assert Schema.of(names[1:]).id != schema.id
-    assert Schema.of([*names, "g"]).id != schema.id
-    assert Schema.of(["".join(names[:2]), *names[2:]]).id != schema.id
 
 
 json_values = st.recursive(
@@ -292,84 +271,6 @@ def test_a_requested_number_of_words_becomes_tokens() -> None:
     ]
     assert asked_for[0] == asked_for[1] < asked_for[2]
     assert asked_for[3] == 0
-
-
-@profile(max_examples=30)
-@given(st.text("ab \n1.", min_size=100, max_size=120), st.text("xyz \n2?", min_size=100, max_size=120))
-def test_the_middle_of_a_long_prompt_is_not_read(left: str, right: str) -> None:
-    """Head and tail decide: of two prompts of one length that differ in the middle all features are equal."""
-    edge = "Summarise the following report in two sentences. " * 200
-    first, second = (features_of(user(edge + (middle * 2)[:100] * 100 + edge)) for middle in (left, right))
-    np.testing.assert_array_equal(first.values, second.values)
-
-
-def nested(megabytes: int) -> str:
-    """A JSON schema of that size."""
-    return json.dumps({"properties": {"a": {"enum": ["x" * (megabytes * MEGABYTE)]}}})
-
-
-HUGE: dict[str, Callable[[int], dict[str, Any]]] = {
-    "one turn": lambda size: user("iron " * (size * MEGABYTE // 5)),
-    "a prompt": lambda size: {"prompt": "iron " * (size * MEGABYTE // 5)},
-    "one word": lambda size: {"prompt": "a" * (size * MEGABYTE)},
-    "nothing but line breaks": lambda size: {"prompt": "\n" * (size * MEGABYTE)},
-    "the system prompt": lambda size: user("Hi", ("system", "b" * (size * MEGABYTE))),
-    "an earlier turn": lambda size: user("Hi", ("user", "c" * (size * MEGABYTE)), ("assistant", "d")),
-    "many turns": lambda size: user("Hi", *[("user", "e" * 1000)] * (size * 1000)),
-    "many parts": lambda size: user([{"type": "text", "text": "f" * 1000}] * (size * 1000)),
-    "many prompts": lambda size: {"prompt": ["g" * 1000] * (size * 1000)},
-    "token ids": lambda size: {"prompt": [7] * (size * 20_000)},
-    "tools": lambda size: {**HI, "tools": [{"type": "function", "x": "h" * (size * MEGABYTE)}]},
-    "many tools": lambda size: {**HI, "tools": [TOOL] * (size * 1000)},
-    "a schema": lambda size: {
-        **HI,
-        "response_format": {"type": "json_schema", "json_schema": {"schema": json.loads(nested(size))}},
-    },
-    "the model's name": lambda size: {**HI, "model": "7b " * (size * MEGABYTE // 3)},
-}  # fmt: skip
-
-
-def calls_and_memory(request: InferenceRequest) -> tuple[int, int]:
-    """How many functions a prediction calls, and how many bytes it holds at most."""
-    calls = 0
-
-    def count(*_: object) -> None:
-        nonlocal calls
-        calls += 1
-
-    sys.setprofile(count)
-    try:
-        RANKER.predict(request)
-    finally:
-        sys.setprofile(None)
-    tracemalloc.start()
-    try:
-        RANKER.predict(request)
-        return calls, tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-
-
-@pytest.mark.parametrize("where", HUGE)
-def test_fifty_megabytes_cost_what_one_costs(where: str) -> None:
-    """Wherever they stand in the request: the same number of calls, and under a megabyte of memory, for both."""
-    one, fifty = (InferenceRequest("r", Api.CHAT, body_from_dict(HUGE[where](size)), 0) for size in (1, 50))
-    RANKER.predict(one)
-    calls, _ = calls_and_memory(one)
-    many_calls, memory = calls_and_memory(fifty)
-    assert many_calls <= calls * 1.1
-    assert memory < MEGABYTE
-
-
-@given(st.lists(st.floats(width=32, allow_infinity=False), min_size=3, max_size=3))
-def test_a_logged_vector_comes_back_by_name(values: list[float]) -> None:
-    """Bytes to floats to the columns of another schema: moved columns are found, absent ones are NaN."""
-    old = Schema.of(("a", "b", "gone"))
-    vector = Features(schema=old, values=np.array(values, dtype=np.float32))
-    read = np.frombuffer(vector.to_bytes(), dtype="<f4")
-    new = Schema.of(("b", "added", "a"))
-    aligned = align(read.astype(np.float32), old.names, new)
-    np.testing.assert_array_equal(aligned, np.array([values[1], np.nan, values[0]], dtype=np.float32))
 
 
 def test_a_later_value_takes_its_named_place() -> None:
