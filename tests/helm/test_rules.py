@@ -102,7 +102,9 @@ def test_panels_do_not_overlap(dashboard: dict[str, Any]) -> None:
 
 async def exported(state: Path) -> str:
     """The full /metrics of a running proxy."""
-    settings = Settings(engine=("http://127.0.0.1:9",), port=0, admin_port=0, state=str(state))
+    settings = Settings(
+        engine=("http://127.0.0.1:9",), port=0, admin_port=0, state=str(state), redis="redis://127.0.0.1:9"
+    )
     proxy = Headway(settings)
     await proxy.start()
     try:
