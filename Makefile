@@ -4,10 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ENGINE ?= emulated
+LOOP ?= --quick
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help check test test-engines doctor-matrix demo bench reference chart lock clean
+.PHONY: help check test test-engines doctor-matrix demo loop bench reference chart lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -37,6 +38,9 @@ doctor-matrix: $(READY)  ## doctor before both real engines, good and misconfigu
 
 demo: $(READY)  ## FCFS against Headway on this machine; ENGINE=vllm for the real one
 	$(BIN)/headway demo --engine $(ENGINE)
+
+loop: $(READY)  ## learn, retrain, measure again; ENGINE=vllm, LOOP="--full" or "--minutes 40"
+	$(BIN)/python -m training.loop --engine $(ENGINE) $(LOOP)
 
 bench: $(READY)  ## overhead against no proxy and the thinnest one
 	$(BIN)/python -m bench.overhead

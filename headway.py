@@ -15,6 +15,8 @@ _COMMANDS: Final = {
     "doctor": ("proxy.doctor.command", "what an engine honours, and the flags to add"),
     "train": ("training.train", "train a ranker from lengths or logged traffic"),
     "evaluate": ("training.evaluate", "score a ranker on lengths or logged traffic"),
+    "retrain": ("training.retrain.command", "the loop once: log, train, replay, gate, publish"),
+    "models": ("training.registry.command", "list, publish and roll back rankers"),
     "replay": ("training.replay.command", "what each order would have given recorded traffic"),
     "sidecar-patch": ("proxy.sidecar_patch", "the patch that adds the sidecar to a Deployment"),
     "demo": ("training.demo", "FCFS against Headway on this machine"),

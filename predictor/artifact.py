@@ -23,9 +23,11 @@ from predictor.booster import Booster
 from predictor.calibration import Calibration
 from predictor.ensemble import Ensemble, Member
 from predictor.errors import ArtifactError, HashMismatchError, SchemaMismatchError
-from predictor.features.extractor import schema_of
-from predictor.features.schema import Schema
+from predictor.features.extractor import FIXED_NAMES, schema_of
+from predictor.features.schema import FloatArray, Schema
 from predictor.head_file import head_from_bytes, head_to_bytes
+from predictor.order import Order, WorkScale
+from predictor.prediction import Prediction
 from predictor.text_head import TextHead
 
 FORMAT_VERSION: Final = 1
@@ -33,6 +35,8 @@ METADATA: Final = "metadata.json"
 _HEAD: Final = "text_head.npz"
 _CALIBRATION: Final = "calibration.json"
 _SELFTEST: Final = "selftest.json"
+# The fixed features come first in every schema.
+_SIZE_COLUMNS: Final = [FIXED_NAMES.index("size.total"), FIXED_NAMES.index("size.token_ids")]
 _MAX_FILE_BYTES: Final = 256 << 20
 # The name goes out in a response header.
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -40,7 +44,10 @@ _SELFTEST_TOLERANCE: Final = 1e-5
 
 
 class Metadata(msgspec.Struct, frozen=True):
-    """metadata.json. `sha256` covers every file but this one; `training` is free for the trainer's notes."""
+    """metadata.json. `sha256` covers every file but this one; `training` is free for the trainer's notes.
+
+    `order` is what replay recommends for these predictions; None where nobody has replayed their traffic.
+    """
 
     name: str
     schema_id: str
@@ -50,6 +57,7 @@ class Metadata(msgspec.Struct, frozen=True):
     format_version: int = FORMAT_VERSION
     created: str = ""
     training: dict[str, Any] = {}
+    order: Order | None = None
 
 
 class SelfTest(msgspec.Struct, frozen=True):
@@ -68,6 +76,17 @@ class Artifact(msgspec.Struct, frozen=True):
     head: TextHead
     ensemble: Ensemble
     calibration: Calibration
+
+    def predict(self, values: FloatArray) -> Prediction:
+        """The prediction of one feature vector, placed by work too where the artifact knows what work costs."""
+        prediction = self.calibration.predict(self.ensemble.score(values))
+        work = self.work_place(values, prediction.tokens)
+        return prediction if work is None else msgspec.structs.replace(prediction, work=work)
+
+    def work_place(self, values: FloatArray, tokens: float) -> float | None:
+        """The place of the work that so many tokens make of this request; None where work was never measured."""
+        work = self.metadata.order.work if self.metadata.order else None
+        return None if work is None else work.place(_prompt_tokens(values, work), tokens)
 
 
 def read_metadata(directory: Path) -> Metadata:
@@ -174,6 +193,12 @@ def _unpack(data: bytes) -> bytes:
     if len(content) > _MAX_FILE_BYTES:
         raise ValueError(f"a model unpacks to more than {_MAX_FILE_BYTES >> 20} MiB")
     return content
+
+
+def _prompt_tokens(values: FloatArray, work: WorkScale) -> float:
+    """The prompt's size by its features: characters, and ids of a prompt that came tokenised."""
+    characters, ids = np.expm1(values[_SIZE_COLUMNS].astype(np.float64))
+    return float(work.tokens_per_character * characters + ids)
 
 
 def _read(directory: Path, name: str) -> bytes:

@@ -51,7 +51,7 @@ class LightGBMRanker:
 
     def score(self, features: Features) -> Prediction:
         """Predict from features; call again with `features.with_values(…)` once a self-prediction is known."""
-        return self.artifact.calibration.predict(self.artifact.ensemble.score(features.values))
+        return self.artifact.predict(features.values)
 
     def observe(self, key: HistoryKey, output_tokens: int, finished_at_s: float) -> None:
         """Count an answer that ended by itself (not cut by a limit, cancelled or failed)."""

@@ -11,13 +11,15 @@ class Prediction(msgspec.Struct, frozen=True):
     """How long the answer is thought to be.
 
     `quantile` in [0, 1] is the predicted length's place among the deployment's recent traffic: the only number
-    the order uses. `tokens` is the expected number of output tokens, `p10_tokens` and `p90_tokens` its spread.
+    that the default order uses. `tokens` is the expected number of output tokens, `p10_tokens` and `p90_tokens`
+    its spread. `work` is the place of the predicted work, prompt included; None where nobody has measured it.
     """
 
     quantile: float
     tokens: float
     p10_tokens: float
     p90_tokens: float
+    work: float | None = None
 
 
 class Ranker(Protocol):

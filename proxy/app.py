@@ -30,7 +30,8 @@ from proxy.gauges import watch_proxy, watch_ranker, watch_redis
 from proxy.health import HealthWatch
 from proxy.learning import Learning, make_ranking
 from proxy.metrics import Metrics
-from proxy.order import fallen_back, make_identities, make_scheduler, new_order
+from proxy.order import make_identities, make_scheduler
+from proxy.order_in_force import OrderInForce
 from proxy.owners import Owners
 from proxy.passing import Passing
 from proxy.pool import Pool
@@ -69,10 +70,12 @@ class Headway:
         self._clock = clock or Clock()
         self._estimator = estimator or make_ranking(settings)
         self._scheduler = make_scheduler(settings, policy)
-        self._policies = {one.name: one.policy for one in self._scheduler.classes}
-        self._learning = Learning(settings, self._estimator, self._switch_order)
         self._windows = Windows(self._scheduler, fixed=settings.window)
         self._dispatcher = Dispatcher(self._scheduler, self._windows, self._clock)
+        self._order = OrderInForce(
+            settings, self._scheduler, self._dispatcher, self._clock, fixed=policy is not None
+        )
+        self._learning = Learning(settings, self._estimator, self._order, self._logged)
         self._identities = make_identities(settings, self._scheduler.classes)
         self.metrics = Metrics()
         self._active = ActiveCount()
@@ -234,17 +237,10 @@ class Headway:
         Whoever waits is keyed anew. Raises SettingsError where classes come, go or change otherwise: that
         needs a restart, and nothing is changed.
         """
-        identities, self._policies = new_order(settings, self._scheduler.classes)
-        self._switch_order(self._learning.guardrail.fallen)
+        self._serving.identities = self._order.reload(settings)
         self._learning.wake()
-        self._serving.identities = identities
         self.settings = msgspec.structs.replace(self.settings, default_class=settings.default_class)
-        _LOG.info("reloaded: %s", ", ".join(f"{name} {one.name}" for name, one in self._policies.items()))
-
-    def _switch_order(self, fallen: bool) -> None:
-        """The configured order, or first come, first served while the ranker may not order."""
-        policies = fallen_back(self._policies) if fallen else self._policies
-        self._dispatcher.apply(self._scheduler.switch_policies(policies, self._clock.now_us()))
+        _LOG.info("reloaded: %s", self._order)
 
     async def look(self) -> None:
         """Look at the engines now, not only at the next turn."""
@@ -313,6 +309,7 @@ class Headway:
             mode=self.settings.mode,
             policy=self._policy.name,
             max_overtake_s=None if bound_us is None else bound_us / 1e6,
+            order=self._order.ordering,
             artifact=self._estimator.artifact_id,
             ranker=self._learning.status(),
             draining=self._serving.draining,
@@ -321,7 +318,7 @@ class Headway:
             outcomes={outcome.value: count for outcome, count in self.metrics.ended.items()},
             engines=[self._engine_status(replica) for replica in self._scheduler.replicas],
             first_waiting=first_waiting(self._scheduler, self._clock.now_us()),
-            traffic_log_written=self._log.written if self._log else 0,
+            traffic_log_written=self._logged(),
             traffic_log_dropped=self._log.dropped if self._log else 0,
         )
 
@@ -341,6 +338,9 @@ class Headway:
             priority=watch.verdict.value,
             pairs=watch.pairs,
         )
+
+    def _logged(self) -> int:
+        return self._log.written if self._log else 0
 
     def _record(self, record: TrafficRecord, schema: Schema | None) -> None:
         if self._log is not None:

@@ -13,7 +13,9 @@ from predictor.registry import Role
 from proxy.artifact_watch import ArtifactSource, ArtifactWatch, PointerFile
 from proxy.exchange import Exchange
 from proxy.history_file import HistoryFile, remember
+from proxy.order_in_force import OrderInForce
 from proxy.ranking import Estimator, Ranking
+from proxy.retraining import Retraining
 from proxy.settings import Settings
 from proxy.shadow import MOST_SAMPLES, Sample, Shadow
 from proxy.status import RankerStatus, ShadowStatus
@@ -31,13 +33,20 @@ class Learning:
     """
 
     def __init__(
-        self, settings: Settings, estimator: Estimator, switch_order: Callable[[bool], None]
+        self,
+        settings: Settings,
+        estimator: Estimator,
+        order: OrderInForce,
+        logged: Callable[[], int] = lambda: 0,
     ) -> None:
-        """`switch_order(True)` makes the order first come, first served; False gives the configured one back."""
+        """`order` falls back where the ranker is proved wrong, and hears what a new artifact recommends; `logged`
+        counts the requests that were written to the traffic log."""
         self._settings = settings
         self._ranking = estimator if isinstance(estimator, Ranking) else None
         self._estimator = estimator
-        self._switch_order = switch_order
+        self._order = order
+        self._logged = logged
+        self.retraining: Retraining | None = None
         self._ended: deque[Ended] = deque(maxlen=_MOST_PER_TICK)
         self.guardrail = Guardrail(settings.accuracy_floor)
         self.shadow = Shadow()
@@ -62,6 +71,8 @@ class Learning:
             Role.CHAMPION: (self._took_champion, DEFAULT_ARTIFACT),
             Role.SHADOW: (self.shadow.take, None),
         }
+        if self._settings.retrain == "auto" and self._settings.traffic_log:
+            self.retraining = self._retraining(state)
         for role, (take, unpublished) in takes.items():
             self.watches[role] = ArtifactWatch(
                 self._source(state, role),
@@ -75,8 +86,8 @@ class Learning:
 
     def running(self) -> list[Coroutine[Any, Any, None]]:
         """What is to run as long as the proxy does."""
-        kept = [] if self._memory is None else [self._memory.run()]
-        return [*(watch.run() for watch in self.watches.values()), *kept, self._run()]
+        beside = [part.run() for part in (self._memory, self.retraining) if part is not None]
+        return [*(watch.run() for watch in self.watches.values()), *beside, self._run()]
 
     async def close(self) -> None:
         """Save what was learned for whoever comes after us."""
@@ -111,6 +122,7 @@ class Learning:
             fallen_back=self.guardrail.fallen,
             recalibrated_groups=0 if ranker is None else len(ranker.recalibration),
             shadow=self._shadow_status(),
+            retraining=None if self.retraining is None else self.retraining.status(),
         )
 
     def _shadow_status(self) -> ShadowStatus | None:
@@ -121,12 +133,22 @@ class Learning:
             self.shadow.artifact_id, _rounded(shadow), _rounded(champion), self.shadow.requests
         )
 
+    def _retraining(self, state: Path) -> Retraining:
+        return Retraining(
+            state,
+            every_s=self._settings.retrain_every_s,
+            rows=self._settings.retrain_rows,
+            written=self._logged,
+            live=lambda: (self.guardrail.fallen, self.guardrail.order.drift()),
+        )
+
     def _source(self, state: Path, role: Role) -> ArtifactSource:
         return PointerFile(state, role)
 
     def _took_champion(self, ranker: LightGBMRanker | None) -> None:
         assert self._ranking is not None and ranker is not None
         self._ranking.take(ranker)
+        self._order.recommend(ranker.artifact.metadata.order)
         self._ended.clear()
         self.guardrail.begin_anew()
         self.shadow.begin_anew()
@@ -146,7 +168,7 @@ class Learning:
         """Hold the prediction of one ended request, if there is one, against what came."""
         if self._ended and self.guardrail.add(self._ended.popleft()):
             self._say_verdict()
-            self._switch_order(self.guardrail.fallen)
+            self._order.fall(self.guardrail.fallen)
 
     def _say_verdict(self) -> None:
         accuracy, floor = self.guardrail.order.accuracy(), self._settings.accuracy_floor

@@ -1,9 +1,11 @@
-"""From settings to the scheduler: classes, tenants, limits, policies."""
+"""From settings and an artifact's recommendation to the scheduler: classes, tenants, limits, policies."""
 
 from collections.abc import Mapping
+from typing import Any, Final
 
 import msgspec
 
+from predictor.order import Order
 from proxy.identity import Identities, KeySettings
 from proxy.scheduling.classes import ServiceClass, default_classes
 from proxy.scheduling.fair import TenantLimits
@@ -15,6 +17,46 @@ from proxy.settings import ClassSettings, Settings, SettingsError
 _MIN_SHARE = 0.05
 
 
+class Ordering(msgspec.Struct, frozen=True):
+    """Policy, D in seconds and lane share in force; `chosen_by` tells for each of them: settings, artifact or
+    default."""
+
+    policy: str
+    max_overtake_s: float
+    lane_share: float
+    chosen_by: dict[str, str]
+
+
+def ordering(settings: Settings, recommended: Order | None) -> Ordering:
+    """What the operator has set; what he has not, as replay recommends for the artifact's traffic, else the defaults.
+
+    A D of the operator's is not mixed with a recommended policy that makes nothing of it: with `fcfs`
+    recommended and a D set, the order is `quantile`.
+    """
+    asked: dict[str, Any] = {
+        "policy": None if settings.policy == "auto" else settings.policy,
+        "max_overtake_s": settings.max_overtake,
+        "lane_share": settings.lane_share,
+    }
+    found: dict[str, Any] = {}
+    chosen_by: dict[str, str] = {}
+    for name, own in asked.items():
+        if own is not None:
+            found[name], chosen_by[name] = own, "settings"
+        elif recommended is not None and not (name == "policy" and _contradicts(recommended, settings)):
+            found[name], chosen_by[name] = getattr(recommended, name), "artifact"
+        else:
+            found[name], chosen_by[name] = _DEFAULTS[name], "default"
+    return Ordering(**found, chosen_by=chosen_by)
+
+
+def _contradicts(recommended: Order, settings: Settings) -> bool:
+    return recommended.policy == "fcfs" and settings.max_overtake is not None
+
+
+_DEFAULTS: Final[dict[str, Any]] = {"policy": "quantile", "max_overtake_s": 120.0, "lane_share": 0.0}
+
+
 def make_scheduler(settings: Settings, policy: Policy | None = None) -> Scheduler:
     """The scheduler that the settings describe; `policy` replaces the general one.
 
@@ -23,7 +65,7 @@ def make_scheduler(settings: Settings, policy: Policy | None = None) -> Schedule
     try:
         return Scheduler(
             make_classes(settings, policy),
-            lane_share=settings.lane_share,
+            lane_share=ordering(settings, None).lane_share,
             tenants=_tenants(settings.keys),
             limits=QueueLimits(
                 max_waiting=settings.max_waiting,
@@ -36,21 +78,24 @@ def make_scheduler(settings: Settings, policy: Policy | None = None) -> Schedule
         raise SettingsError(f"bad configuration: {error}") from error
 
 
-def make_classes(settings: Settings, policy: Policy | None = None) -> tuple[ServiceClass, ...]:
+def make_classes(
+    settings: Settings, policy: Policy | None = None, recommended: Order | None = None
+) -> tuple[ServiceClass, ...]:
     """The configured classes, or the default ones; raises SettingsError for a bad span of hours."""
-    general = policy or make_policy(settings.policy, settings.max_overtake)
+    order = ordering(settings, recommended)
+    general = policy or make_policy(order.policy, order.max_overtake_s)
     if not settings.classes:
         return default_classes(general)
-    return tuple(_make_class(one, settings, general) for one in settings.classes)
+    return tuple(_make_class(one, order, general) for one in settings.classes)
 
 
-def _make_class(one: ClassSettings, settings: Settings, general: Policy) -> ServiceClass:
+def _make_class(one: ClassSettings, order: Ordering, general: Policy) -> ServiceClass:
     own = one.policy is not None or one.max_overtake is not None
-    bound = settings.max_overtake if one.max_overtake is None else one.max_overtake
+    bound = order.max_overtake_s if one.max_overtake is None else one.max_overtake
     min_share = (_MIN_SHARE if one.tier else 0.0) if one.min_share is None else one.min_share
     return ServiceClass(
         name=one.name,
-        policy=make_policy(one.policy or settings.policy, bound) if own else general,
+        policy=make_policy(one.policy or order.policy, bound) if own else general,
         tier=one.tier,
         offset_us=round(one.offset_s * MICROSECONDS),
         ttl_us=None if one.ttl_s is None else round(one.ttl_s * MICROSECONDS),
@@ -85,9 +130,11 @@ def make_identities(settings: Settings, classes: tuple[ServiceClass, ...]) -> Id
         raise SettingsError(f"bad configuration: {error}") from error
 
 
-def new_order(settings: Settings, classes: tuple[ServiceClass, ...]) -> tuple[Identities, dict[str, Policy]]:
+def new_order(
+    settings: Settings, classes: tuple[ServiceClass, ...], recommended: Order | None = None
+) -> tuple[Identities, dict[str, Policy]]:
     """Identities and policies of new settings for the present classes; SettingsError where those differ."""
-    wanted = make_classes(settings)
+    wanted = make_classes(settings, recommended=recommended)
     for old, new in zip(classes, wanted, strict=False):
         if msgspec.structs.replace(new, policy=old.policy) != old:
             raise SettingsError(

@@ -148,7 +148,12 @@ class Ranking:
 
     def _scored(self, ranker: LightGBMRanker, features: Features, key: HistoryKey, now_s: float) -> Estimate:
         scored = ranker.score(features)
-        prediction = _checked(_corrected(scored, self.recalibration.bias(key, now_s), ranker.places))
+        bias = self.recalibration.bias(key, now_s)
+        prediction = _checked(_corrected(scored, bias, ranker.places))
+        if scored.work is not None:
+            apart = scored.tokens * math.exp(bias.group - bias.everybody)
+            work = ranker.artifact.work_place(features.values, apart)
+            prediction = msgspec.structs.replace(prediction, work=work)
         return Estimate(prediction, features, key, ranker.artifact_id, scored)
 
     def learn(self, estimate: Estimate, output_tokens: int, finished_at_s: float) -> None:

@@ -34,7 +34,8 @@ class ClassSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         float, Meta(ge=0, description="Within a tier: counts as having arrived so much later.")
     ] = 0.0
     policy: Annotated[
-        Literal["fcfs", "quantile", "sjf"] | None, Meta(description="Its order; absent: the general one.")
+        Literal["fcfs", "quantile", "work", "sjf"] | None,
+        Meta(description="Its order; absent: the general one."),
     ] = None
     max_overtake: Annotated[
         Annotated[float, Meta(ge=0, le=86_400)] | None, Meta(description="Its D; absent: the general one.")
@@ -129,11 +130,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             "and the engine's within it."
         ),
     ] = "hybrid"
-    policy: Annotated[Literal["fcfs", "quantile", "sjf"], Meta(description="The order.")] = "quantile"
+    policy: Annotated[
+        Literal["auto", "fcfs", "quantile", "work", "sjf"],
+        Meta(
+            description="The order. auto: what replay chose for the artifact's traffic, else quantile; work: by "
+            "predicted engine time, prompt included, where the artifact knows it."
+        ),
+    ] = "auto"
     max_overtake: Annotated[
-        float,
-        Meta(ge=0, le=86_400, description="D: seconds by which a later request may pass an earlier one."),
-    ] = 120.0
+        Annotated[float, Meta(ge=0, le=86_400)] | None,
+        Meta(
+            description="D: seconds by which a later request may pass an earlier one; absent: what replay chose "
+            "for the artifact's traffic, else 120."
+        ),
+    ] = None
     window: Annotated[
         Annotated[int, Meta(ge=1)] | None,
         Meta(description="Requests at one engine at once (hold and hybrid); absent: as few as keep it busy."),
@@ -152,8 +162,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         float, Meta(gt=0, le=60, description="Seconds after which an answer to them is not waited for.")
     ] = 0.25
     lane_share: Annotated[
-        float, Meta(ge=0, le=1, description="Share of dispatches that go to the oldest waiter.")
-    ] = 0.0
+        Annotated[float, Meta(ge=0, le=1)] | None,
+        Meta(
+            description="Share of dispatches that go to the oldest waiter; absent: what replay chose for the "
+            "artifact's traffic, else 0."
+        ),
+    ] = None
+    retrain: Annotated[
+        Literal["auto", "off"],
+        Meta(description="auto: run `headway retrain` beside serving where the traffic log is our own."),
+    ] = "auto"
+    retrain_rows: Annotated[
+        int, Meta(ge=1, description="New requests in the log that start a retraining.")
+    ] = 2_000
+    retrain_every_s: Annotated[
+        float, Meta(gt=0, description="Seconds after which fewer new requests do so too.")
+    ] = 21_600.0
     accuracy_floor: Annotated[
         float,
         Meta(

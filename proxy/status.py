@@ -4,6 +4,7 @@ from typing import Final
 
 import msgspec
 
+from proxy.order import Ordering
 from proxy.scheduling.scheduler import Scheduler
 
 _SHOWN_WAITING: Final = 20
@@ -38,6 +39,15 @@ class ShadowStatus(msgspec.Struct, frozen=True):
     requests: int
 
 
+class RetrainingStatus(msgspec.Struct, frozen=True):
+    """`headway retrain` beside this proxy: whether it runs now, how often it did and failed, its last word."""
+
+    running: bool
+    runs: int
+    failures: int
+    last: str
+
+
 class RankerStatus(msgspec.Struct, frozen=True):
     """The ranker in service. `accuracy`: share of pairs among the last `accuracy_requests` in the right order;
     `drift`: expected over actual tokens; both null while too little has ended."""
@@ -50,6 +60,7 @@ class RankerStatus(msgspec.Struct, frozen=True):
     fallen_back: bool
     recalibrated_groups: int
     shadow: ShadowStatus | None
+    retraining: RetrainingStatus | None
 
 
 class WaitingStatus(msgspec.Struct, frozen=True):
@@ -62,12 +73,13 @@ class WaitingStatus(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True):
-    """The proxy now. `outcomes` counts ended requests by how they ended."""
+    """The proxy now. `outcomes` counts ended requests by how they ended; `order` says who chose the knobs."""
 
     version: str
     mode: str
     policy: str
     max_overtake_s: float | None
+    order: Ordering
     artifact: str
     ranker: RankerStatus
     draining: bool

@@ -115,12 +115,12 @@ async def test_a_class_that_goes_by_arrival_stays_as_it_is(tmp_path: Path) -> No
         engine_of([1]) as engine,
         proxy_before(engine.url, state=tmp_path, estimator=Told(), classes=classes) as headway,
     ):
-        headway._switch_order(True)
+        headway._order.fall(True)
         standard, batch = (headway._scheduler.policy_of(one.name) for one in classes)
         somebody = Prediction(0.9, 100, 10, 1000)
         assert (standard.name, standard.key_us(7, somebody)) == ("fcfs", 7 + 30_000_000)
         assert (batch.name, batch.key_us(7, somebody)) == ("fcfs", 7)
-        headway._switch_order(False)
+        headway._order.fall(False)
         assert headway._scheduler.policy_of("standard").name == "quantile"
 
 

@@ -69,7 +69,8 @@ def test_tuning_writes_its_choice(trace: str, tmp_path: Path, capsys: pytest.Cap
     assert replay("--on", trace, "--arrivals", "gamma", "--loads", "1.2", "--tune", *limit) == 0
     assert "<- chosen" in capsys.readouterr().out
     tuned = json.loads(out.read_text())
-    chosen = [point for point in tuned["frontier"] if point["knobs"] == tuned["choice"]]
+    choice = (tuned["policy"], tuned["choice"])
+    chosen = [point for point in tuned["frontier"] if (point["policy"], point["knobs"]) == choice]
     assert len(chosen) == 1
     assert chosen[0]["figures"]["extra_delay_s"] <= 3
 

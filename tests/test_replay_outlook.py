@@ -12,7 +12,7 @@ from training.replay.outlook import Setting, default_overtake_s, look, runs_of
 from training.replay.predictions import Distortion, distorted, oracle, synthetic
 from training.replay.scene import Knobs, Scene, capacity_per_s, fitted_boost
 from training.replay.simulate import Jobs, Pool
-from training.replay.tune import Limits, choose, runs_to_tune, tune
+from training.replay.tune import WHOLE_GRID, Limits, choose, tune
 from training.replay.verdict import verdict
 from training.replay.workload import Item, Workload
 
@@ -83,14 +83,14 @@ def test_tuning_keeps_every_limit_or_stays_with_fcfs() -> None:
     told: list[str] = []
     limits = Limits(extra_delay_s=5.0)
     found = tune(scene, turned, SETTING, start_s=4.0, limits=limits, advance=told.append)
-    assert len(told) == runs_to_tune()
-    point = next(point for point in found.frontier if point.knobs == found.choice)
+    assert len(told) == WHOLE_GRID.runs()
+    point = next(one for one in found.frontier if (one.policy, one.knobs) == (found.policy, found.choice))
     assert point.figures.extra_delay_s <= 5.0
     assert point.longest_ratio <= limits.longest_ratio
     assert point.reversed_ratio <= limits.reversed_ratio
     assert found.gets > 1
     strict = tune(scene, turned, SETTING, start_s=4.0, limits=Limits(0.0), advance=told.append)
-    assert strict.choice == Knobs(0.0)
+    assert (strict.policy, strict.choice) == ("fcfs", Knobs(0.0))
     assert strict.gets == 1.0
     assert choose(found.frontier) == point
 
@@ -124,6 +124,19 @@ def test_work_counts_the_prompt_where_it_is_what_takes_the_time() -> None:
     run = scene.run("work", Knobs(60.0))
     assert np.diff(np.array(prompts)[run.order[16:]]).min() >= 0
     assert run.ttft_s.mean() < 0.9 * scene.run("quantile", Knobs(60.0)).ttft_s.mean()
+
+
+def test_tuning_and_verdict_go_by_work_where_work_is_what_counts() -> None:
+    """Answers alike, prompts far apart: the choice is `work`, and the headroom is the work's, not the length's."""
+    prompts = [100 + 1_000 * (number % 3) for number in range(90)]
+    jobs = Jobs(prompts, [50] * 90, [0] * 90)
+    heavy = Pool(msgspec.structs.replace(POOL.profile, prefill_token_s=1e-3))
+    scene = Scene(heavy, jobs, oracle(np.full(90, 50.0)))
+    limits = Limits(extra_delay_s=1e9, longest_ratio=1e9, reversed_ratio=1e9)
+    found = tune(scene, scene.ranked, SETTING, start_s=20.0, limits=limits, advance=lambda _: None)
+    assert found.policy == "work"
+    assert found.headroom > 1.1
+    assert "by predicted work" in found.verdict
 
 
 def test_the_oracle_is_read_off_between_its_runs() -> None:

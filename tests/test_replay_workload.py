@@ -129,3 +129,15 @@ def test_repeating_uses_every_row_before_any_comes_twice() -> None:
     assert len(repeated) == 25
     assert set(counts.tolist()) == {2, 3}
     assert workload.sized(3, repeat=False, rng=np.random.default_rng(1)).output_tokens.tolist() == [1, 2, 3]
+
+
+def test_held_out_rows_are_replayed_alone(tmp_path: Path) -> None:
+    """Where rows have a split, a ranker is not measured on what it was trained on; else all rows count."""
+    path = tmp_path / "rows.jsonl"
+    rows = [
+        {"prompt": "x", "output_tokens": n, "split": "train" if n % 2 else "heldout"} for n in range(1, 9)
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    assert [item.output_tokens for item in read_workload(str(path)).heldout().items] == [2, 4, 6, 8]
+    whole = Workload("here", [Item(1, 2), Item(1, 3)])
+    assert whole.heldout() is whole

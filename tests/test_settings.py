@@ -27,7 +27,7 @@ def test_an_engine_is_enough() -> None:
     settings = load()
     assert settings.engine == ("http://127.0.0.1:8000",)
     assert settings.mode == "hybrid"
-    assert settings.policy == "quantile"
+    assert settings.policy == "auto"
 
 
 def test_flags_beat_the_environment_and_that_beats_the_file(tmp_path: Path) -> None:

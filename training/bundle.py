@@ -14,6 +14,7 @@ from predictor.calibration import Calibration
 from predictor.ensemble import Ensemble
 from predictor.features.extractor import schema_of
 from predictor.features.schema import FloatArray
+from predictor.order import Order
 from predictor.text_head import TextHead
 from training.fit_ranker import FittedRanker
 
@@ -28,7 +29,12 @@ class Bundle(NamedTuple):
 
 
 def write_bundle(
-    bundle: Bundle, out: Path, notes: dict[str, Any], extra: dict[str, bytes] | None = None
+    bundle: Bundle,
+    out: Path,
+    notes: dict[str, Any],
+    extra: dict[str, bytes] | None = None,
+    *,
+    order: Order | None = None,
 ) -> None:
     """Write the artifact and load it once. `extra` are further files, by name. Raises ArtifactError."""
     schema = schema_of(bundle.head)
@@ -44,6 +50,7 @@ def write_bundle(
         sha256={},
         created=now.isoformat(timespec="seconds"),
         training=notes,
+        order=order,
     )
     files = pack_files(bundle.head, bundle.ranker.models, bundle.calibration, selftest)
     save_artifact(out, files | (extra or {}), metadata)

@@ -19,6 +19,9 @@ from training.sources import DataError, SourceRow
 # Without a `split` field the last fifth of the rows is held out.
 TRAIN_SHARE: Final = 0.8
 
+# A log whose text mode was changed holds rows of both kinds; so many with text are enough to go by.
+_MOSTLY: Final = 0.9
+
 _ARRAYS: Final = ("fixed", "label", "censored", "split", "part", "model", "prompt", "tenant")
 
 BoolArray = npt.NDArray[np.bool_]
@@ -29,8 +32,9 @@ DoubleArray = npt.NDArray[np.float64]
 class Dataset(msgspec.Struct, frozen=True):
     """Usable rows as arrays of one length n.
 
-    `label` is output tokens, `grams` the occupied bins (n, bins). Rows from a traffic log have no text:
-    `logged` then holds their whole vectors (n, len(names)), aligned by `names`, and `bodies` is empty.
+    `label` is output tokens, `grams` the occupied bins (n, bins). For rows from a traffic log `logged` holds
+    their whole vectors (n, len(names)), aligned by `names`; `bodies` is empty, and so are `grams` unless the
+    log's text mode kept them.
     """
 
     fixed: FloatArray
@@ -76,6 +80,12 @@ class Dataset(msgspec.Struct, frozen=True):
             names=(),
             skipped=sum((part.skipped for part in parts), Counter()),
         )
+
+    @property
+    def has_text(self) -> bool:
+        """Whether n-grams of (nearly) all rows are known, so that a head can be fitted on them."""
+        known = np.diff(self.grams.indptr) > 0
+        return bool(known.mean() >= _MOSTLY)
 
     def training_rows(self) -> "Dataset":
         """Rows whose `split` is train or, where no row has a split, the first 80%. Raises DataError if none."""
@@ -138,7 +148,7 @@ def _assemble(examples: list[Example], skipped: Counter[str]) -> Dataset:
     names, logged = _stack_vectors(examples)
     return Dataset(
         fixed=_fixed_part(examples, names, logged),
-        grams=_stack_grams([example.raw for example in examples if example.raw is not None], len(examples)),
+        grams=_stack_grams([example.raw for example in examples]),
         label=column(lambda e: e.output_tokens),
         censored=column(lambda e: e.censored),
         split=column(lambda e: e.split),
@@ -182,11 +192,9 @@ def pick_columns(matrix: FloatArray, names: tuple[str, ...], wanted: tuple[str, 
     return picked
 
 
-def _stack_grams(raws: list[RawFeatures], rows: int) -> sparse.csr_matrix:
-    if not raws:
-        return sparse.csr_matrix((rows, 1 << HASH_BITS), dtype=np.float32)
-    offsets = np.concatenate(([0], np.cumsum([len(raw.bins) for raw in raws])))
-    bins = np.concatenate([raw.bins for raw in raws])
-    return sparse.csr_matrix(
-        (np.ones(len(bins), dtype=np.float32), bins, offsets), shape=(rows, 1 << HASH_BITS)
-    )
+def _stack_grams(raws: list[RawFeatures | None]) -> sparse.csr_matrix:
+    """Occupied bins by row; a row of which no text is known is empty."""
+    offsets = np.cumsum([0, *(0 if raw is None else len(raw.bins) for raw in raws)])
+    bins = np.concatenate([np.zeros(0, dtype=np.uint32), *(raw.bins for raw in raws if raw is not None)])
+    ones = np.ones(len(bins), dtype=np.float32)
+    return sparse.csr_matrix((ones, bins, offsets), shape=(len(raws), 1 << HASH_BITS))

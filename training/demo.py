@@ -115,6 +115,7 @@ class _Demo:
             port=0,
             state=f"{self._state}/{name}",
             max_overtake=max_overtake_s,
+            retrain="off",
         )
         headway = Headway(settings, estimator=estimator)
         await headway.start()

@@ -82,7 +82,7 @@ def evaluate(artifact: Artifact, data: Dataset, *, trained_on_this: bool = False
 
 def vectors(artifact: Artifact, rows: Dataset) -> FloatArray:
     """The artifact's feature vectors (n, features) of the rows."""
-    if rows.logged is not None:
+    if rows.logged is not None and not rows.has_text:
         return pick_columns(rows.logged, rows.names, artifact.schema.names)
     return np.hstack([rows.fixed, apply_head(artifact.head, rows.grams, rows.fixed)])
 

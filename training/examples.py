@@ -8,6 +8,7 @@ import numpy as np
 
 from predictor.features.controls import output_limit
 from predictor.features.extractor import RawFeatures, raw_features
+from predictor.features.grams import unpack_grams
 from predictor.features.schema import FloatArray
 from predictor.features.view import read_view
 from predictor.history import HistoryKey, history_key
@@ -22,7 +23,8 @@ _SPLITS: Final = frozenset({"", "train", "heldout"})
 
 
 class Example(msgspec.Struct):
-    """One usable row. Either `body`, `raw` and `key` are there, or `vector` and `names`."""
+    """One usable row. Either `body`, `raw` and `key` are there, or `vector` and `names`, and `raw` where the log
+    kept counts of n-grams or text."""
 
     output_tokens: float
     censored: bool
@@ -112,9 +114,23 @@ def logged_example(location: str, row: Row) -> Example:
         model=str(row.get("model") or ""),
         prompt=str(row["id"]),
         tenant=str(row.get("tenant") or "default"),
+        raw=_logged_raw(location, row, vector),
         vector=vector,
         names=names,
     )
+
+
+def _logged_raw(location: str, row: Row, vector: FloatArray) -> RawFeatures | None:
+    """What text mode `hashed` or `full` has kept, for a new head; None where it is nothing (of this size)."""
+    if isinstance(body := row.get("body"), RequestBody):
+        return raw_features(body, read_view(body), HASH_BITS)
+    if not row.get("grams"):
+        return None
+    try:
+        grams = unpack_grams(row["grams"])
+    except ValueError as error:
+        raise DataError(f"{location}: {error}") from error
+    return RawFeatures(vector, grams.bins) if grams.bits == HASH_BITS else None
 
 
 def _label(location: str, row: Row, limit: int | None) -> tuple[float, bool]:

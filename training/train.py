@@ -105,7 +105,7 @@ def train(
     lent: FloatArray | None = None,
     weight: _DoubleArray | None = None,
 ) -> tuple[Bundle, dict[str, Any]]:
-    """Fit on the training rows of `data`; `base` lends prior columns to text, and its whole head to logged rows.
+    """Fit on the training rows of `data`; `base` lends prior columns to text, and its whole head to rows without.
 
     `lent` are the prior columns' outputs for rows that these were fitted on; `weight` is one number per row.
     """
@@ -115,7 +115,7 @@ def train(
     target = rank_target(rows.label)
     fold = assign_folds(rows.prompt, FOLDS, np.random.default_rng(seed))
     advance = steps.stage("fitting", total=3)
-    if rows.logged is None:
+    if rows.logged is None or rows.has_text:
         fitted = fit_head(rows.grams, rows.fixed, target, fold, seed, base=base, lent_outputs=lent)
     else:
         fitted = _logged_head(rows, base)
@@ -131,6 +131,7 @@ def train(
         "rows": len(rows),
         "rows_censored": int(rows.censored.sum()),
         "rows_skipped": dict(data.skipped),
+        "head": "fitted" if rows.logged is None or rows.has_text else "kept",
         "objective": objective,
         "seed": seed,
         "base": None if base is None else schema_of(base).id,
@@ -159,7 +160,7 @@ def voices_for(head: TextHead, objective: str) -> list[Voice]:
 
 
 def _logged_head(rows: Dataset, base: TextHead | None) -> FittedHead:
-    """The head that wrote a traffic log, and its logged outputs: without text there is nothing to fit one on."""
+    """The head that wrote a traffic log, and its logged outputs: without n-grams there is nothing to fit one on."""
     if base is None or rows.logged is None:
         raise DataError(
             "a traffic log holds no text to fit a head on; name the artifact that wrote it with --base"

@@ -53,7 +53,7 @@ class FairQueue:
 
     def __init__(self, limits: dict[str, TenantLimits], lane_share: float) -> None:
         self._limits = limits
-        self._lane_share = lane_share
+        self.lane_share = lane_share
         self._tenants: dict[str, Tenant] = {}
         # Lazy: an entry counts while its tenant still has that counter and may send.
         self._by_counter: list[tuple[float, str]] = []
@@ -150,10 +150,10 @@ class FairQueue:
         return self._floor if poorest is None else poorest.counter
 
     def _choose(self, tenant: Tenant) -> QueuedRequest | None:
-        if tenant.lane_credit + self._lane_share >= 1.0:
+        if tenant.lane_credit + self.lane_share >= 1.0:
             return tenant.waiting.oldest()
         return tenant.waiting.first()
 
     def _credit_after(self, tenant: Tenant) -> float:
-        credit = tenant.lane_credit + self._lane_share
+        credit = tenant.lane_credit + self.lane_share
         return credit - 1.0 if credit >= 1.0 else credit

@@ -73,6 +73,28 @@ class Quantile(msgspec.Struct, frozen=True):
         return arrival_us + round(self.max_overtake_us * quantile)
 
 
+class Work(msgspec.Struct, frozen=True):
+    """Arrival plus D times the place of the predicted work, the prompt's prefill included.
+
+    Where prompts are long and answers short, the engine's time goes into prefill, and the length of answers
+    says nothing of who holds up whom. By length where the work is not known.
+    """
+
+    max_overtake_us: int
+
+    @property
+    def name(self) -> str:
+        return "work"
+
+    @property
+    def overtake_bound_us(self) -> int | None:
+        return self.max_overtake_us
+
+    def key_us(self, arrival_us: int, prediction: Prediction) -> int:
+        place = prediction.quantile if prediction.work is None else prediction.work
+        return arrival_us + round(self.max_overtake_us * min(1.0, max(0.0, place)))
+
+
 class Sjf(msgspec.Struct, frozen=True):
     """Shortest predicted job first. Unbounded: an endless stream of short requests starves a long one."""
 
@@ -127,7 +149,7 @@ def boost_at(size_s: float, gamma_per_s: float) -> float:
     return -log(shrunk) / gamma_per_s
 
 
-POLICY_NAMES: Final = ("fcfs", "quantile", "sjf")
+POLICY_NAMES: Final = ("fcfs", "quantile", "work", "sjf")
 
 
 def make_policy(name: str, max_overtake_s: float) -> Policy:
@@ -136,6 +158,8 @@ def make_policy(name: str, max_overtake_s: float) -> Policy:
         return Fcfs()
     if name == "quantile":
         return Quantile(round(max_overtake_s * MICROSECONDS))
+    if name == "work":
+        return Work(round(max_overtake_s * MICROSECONDS))
     if name == "sjf":
         return Sjf()
     raise ValueError(f"unknown policy '{name}': choose one of {', '.join(POLICY_NAMES)}")

@@ -20,11 +20,11 @@ from training.replay.predictions import Distortion, distorted, ranked
 from training.replay.scene import ORACLE, POLICIES, Knobs, Scene, capacity_per_s, jobs_of
 from training.replay.show import console, show_outlook, show_tuning
 from training.replay.simulate import Pool
-from training.replay.tune import Limits, Tuning, runs_to_tune, tune
+from training.replay.tune import WHOLE_GRID, Limits, Tuning, tune
 from training.replay.workload import Workload, read_workload
 from training.sources import DataError
 
-_DEFAULT_POLICIES: Final = "fcfs,sjf,hrrn,boost,quantile,oracle-sjf,oracle-quantile"
+_DEFAULT_POLICIES: Final = "fcfs,sjf,hrrn,boost,quantile,work,oracle-sjf,oracle-quantile,oracle-work"
 _KNOWN: Final = (*POLICIES, *(ORACLE + name for name in POLICIES if name != "fcfs"))
 _FEWEST: Final = 8
 # Kinds whose one crowd has no load to choose.
@@ -71,6 +71,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="default: trace where times are recorded, else poisson",
     )
     add("--loads", default="0.9,1.0,1.1", help="fractions of the measured capacity; closed: clients per slot")
+    add(
+        "--rows",
+        choices=("heldout", "all"),
+        default="heldout",
+        help="heldout: where rows have a split, only those that no ranker was trained on",
+    )
     add("--requests", type=int, default=5_000, help="how many; a trace as recorded is never repeated")
     add(
         "--max-overtake",
@@ -92,7 +98,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="none",
         help="spoil them, to see what it costs",
     )
-    add("--tune", action="store_true", help="find D and the lane share; uses the highest of --loads")
+    add("--tune", action="store_true", help="find policy, D and lane share; uses the highest of --loads")
     add(
         "--max-extra-delay",
         type=float,
@@ -135,7 +141,8 @@ class _Stage:
     def __init__(self, args: argparse.Namespace) -> None:
         self._args = args
         self._pool = Pool(profile_named(args.engine_profile), args.replicas, args.window)
-        recorded = read_workload(args.on).fitting(self._pool.profile)
+        found = read_workload(args.on)
+        recorded = (found if args.rows == "all" else found.heldout()).fitting(self._pool.profile)
         self._kind = _kind_of(args.arrivals, recorded)
         self._workload = recorded.sized(
             args.requests, repeat=self._kind is not Arrivals.TRACE, rng=self._rng()
@@ -162,7 +169,7 @@ class _Stage:
         reverse = distorted(self._ranked, self._lengths, Distortion.REVERSED, self._rng())
         asked_s = self._args.max_extra_delay
         limits = Limits(scene.fcfs_figures.wait_s.p99 if asked_s is None else asked_s)
-        with _progress("tuning", runs_to_tune()) as advance:
+        with _progress("tuning", WHOLE_GRID.runs()) as advance:
             start_s = self._overtake_s(scene, setting)
             return tune(scene, reverse, setting, start_s=start_s, limits=limits, advance=advance)
 

@@ -1,5 +1,6 @@
 """All policies on one crowd of requests: their figures, their share of the oracle's gain, and the verdict."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -7,14 +8,16 @@ import msgspec
 
 from training.replay.measures import Figures, best_gain_within
 from training.replay.scene import ORACLE, Knobs, Scene
-from training.replay.verdict import headroom, verdict
+from training.replay.verdict import SHORTEST_FIRST, headroom, verdict
 
 Advance = Callable[[str], None]
 
 # Values of D at which the oracle is played too, as multiples of this scene's: for its best at an equal p99.
 _LADDER: Final = (1 / 16, 1 / 4, 1 / 2, 2.0, 4.0)
-# Which policy the verdict speaks of: the default one where it is among those asked for.
-_OURS: Final = ("quantile", "work", "boost", "sjf", "hrrn")
+# Policies that the verdict may speak of.
+_OURS: Final = ("quantile", "work", "boost", "sjf", "work-sjf", "hrrn")
+# Bounded policies whose frontier with true lengths the shares at an equal p99 are measured against.
+_TRUTHS: Final = (ORACLE + "quantile", ORACLE + "work")
 # A gain that is less than this share of FCFS's mean TTFT is none that shares of could be told.
 _NO_GAIN: Final = 0.01
 
@@ -22,8 +25,8 @@ _NO_GAIN: Final = 0.01
 class Arm(msgspec.Struct, frozen=True):
     """A policy's figures. `of_oracle`: its gain over that of the same policy and knobs with true lengths.
 
-    `of_oracle_at_p99`: its gain over the most that `oracle-quantile` with any D, or `oracle-sjf`, gains with
-    no worse a p99 TTFT. None where the oracle gains nothing.
+    `of_oracle_at_p99`: its gain over the most that any oracle below, with any D, gains with no worse a p99 TTFT.
+    None where the oracle gains nothing.
     """
 
     figures: Figures
@@ -32,8 +35,8 @@ class Arm(msgspec.Struct, frozen=True):
 
 
 class Outlook(msgspec.Struct, frozen=True):
-    """What one load holds. `load` is a fraction of `capacity_per_s`; `headroom` the mean TTFT of FCFS over
-    that of `oracle-sjf`; `max_overtake_s` is D."""
+    """What one load holds. `load` is a fraction of `capacity_per_s`; `headroom` the mean TTFT of FCFS over that
+    of shortest first by true lengths or by true work, whichever is better; `max_overtake_s` is D."""
 
     arrivals: str
     load: float
@@ -65,10 +68,11 @@ def look(scene: Scene, setting: Setting, policies: Sequence[str], knobs: Knobs, 
             played[name] = scene.figures(name, knobs)
         return played[name]
 
-    fcfs, best = play("fcfs"), play(ORACLE + "sjf")
-    ladder = [fcfs, best, play(ORACLE + "quantile"), *_ladder(scene, knobs, advance)]
+    fcfs, shortest = play("fcfs"), [play(name) for name in SHORTEST_FIRST]
+    best = min(shortest, key=lambda one: one.ttft_s.mean)
+    ladder = [fcfs, *shortest, *map(play, _TRUTHS), *_ladder(scene, knobs, advance)]
     arms = tuple(_arm(play(name), play(_with_truth(name)), fcfs, ladder) for name in policies)
-    ours = next((play(name) for name in _OURS if name in policies), None)
+    ours = _ours([play(name) for name in _OURS if name in policies])
     return Outlook(
         arrivals=setting.arrivals,
         load=setting.load,
@@ -97,17 +101,23 @@ def share_of(gain_s: float, possible_s: float | None, fcfs: Figures) -> float | 
 
 def runs_of(policies: Sequence[str]) -> int:
     """How many runs `look` will make."""
-    names = {"fcfs", ORACLE + "sjf", ORACLE + "quantile", *policies, *map(_with_truth, policies)}
-    return len(names) + len(_LADDER)
+    names = {"fcfs", *SHORTEST_FIRST, *_TRUTHS, *policies, *map(_with_truth, policies)}
+    return len(names) + len(_LADDER) * len(_TRUTHS)
 
 
 def _ladder(scene: Scene, knobs: Knobs, advance: Advance) -> list[Figures]:
     found = []
-    for multiple in _LADDER:
+    for name, multiple in itertools.product(_TRUTHS, _LADDER):
         advance("the oracle's frontier")
         other = Knobs(multiple * knobs.max_overtake_s, knobs.lane_share)
-        found.append(scene.figures(ORACLE + "quantile", other))
+        found.append(scene.figures(name, other))
     return found
+
+
+def _ours(played: Sequence[Figures]) -> Figures | None:
+    """Of the bounded learned policies the one that gains most; any other only where none of them was asked for."""
+    bounded = [one for one in played if one.policy in ("quantile", "work")]
+    return max(bounded, key=lambda one: one.gain_s) if bounded else next(iter(played), None)
 
 
 def _with_truth(name: str) -> str:

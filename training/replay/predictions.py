@@ -32,17 +32,22 @@ class Distortion(StrEnum):
 
 
 class Ranked(msgspec.Struct, frozen=True):
-    """Predictions (n,) of a workload; `by` says who made them, `tau_b` how well they order the true lengths."""
+    """Predictions (n,) of a workload; `by` says who made them, `tau_b` how well they order the true lengths.
+
+    `work` are the places of predicted work, where they are known.
+    """
 
     quantile: DoubleArray
     tokens: DoubleArray
     by: str
     tau_b: float
+    work: DoubleArray | None = None
 
     def predictions(self) -> list[Prediction]:
         """One per request, without a spread, which no order reads."""
-        pairs = zip(self.quantile.tolist(), self.tokens.tolist(), strict=True)
-        return [Prediction(quantile, tokens, tokens, tokens) for quantile, tokens in pairs]
+        work = [None] * len(self.tokens) if self.work is None else self.work.tolist()
+        rows = zip(self.quantile.tolist(), self.tokens.tolist(), work, strict=True)
+        return [Prediction(quantile, tokens, tokens, tokens, place) for quantile, tokens, place in rows]
 
 
 def oracle(lengths: DoubleArray) -> Ranked:

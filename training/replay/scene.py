@@ -5,20 +5,28 @@ from typing import Final
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
-from proxy.scheduling.policy import MICROSECONDS, Boost, Fcfs, Policy, Quantile, Sjf, boost_at
+from proxy.scheduling.policy import MICROSECONDS, Boost, Fcfs, Policy, boost_at, make_policy
 from training.profiles import EngineProfile
 from training.replay.guarded import GuardedQueue
 from training.replay.hrrn import HrrnQueue
 from training.replay.measures import Figures, measure
 from training.replay.predictions import Ranked, oracle, places
 from training.replay.simulate import Jobs, Pool, Queue, Run, scheduler, simulate
+from training.replay.work import fit_work, work_of
 from training.replay.workload import Workload
 
-# `work` is `quantile` with the place of the whole predicted work, prompt included, instead of the length's;
-# `guarded` is `quantile` under the proxy's guardrail.
-POLICIES: Final = ("fcfs", "sjf", "hrrn", "boost", "quantile", "work", "guarded")
+# `work` is `quantile`, and `work-sjf` is `sjf`, on the whole predicted work, prompt included; `guarded` is
+# `quantile` under the proxy's guardrail.
+POLICIES: Final = ("fcfs", "sjf", "work-sjf", "hrrn", "boost", "quantile", "work", "guarded")
+# A second of work as tokens, so that sjf's key keeps microseconds apart.
+_TOKENS_PER_WORK_S: Final = 1_000.0
+# What the scheduler calls these.
+_SERVED_AS: Final = {"work-sjf": "sjf", "guarded": "quantile"}
 ORACLE: Final = "oracle-"
+DoubleArray = npt.NDArray[np.float64]
+
 # Boost: the size that just gets the whole boost, and the one that gets none, as quantiles of predicted sizes.
 _BOOST_ENDS: Final = (0.01, 0.99)
 _SATURATING: Final = 12
@@ -64,10 +72,18 @@ class Scene:
     def run(self, name: str, knobs: Knobs, ranked: Ranked | None = None) -> Run:
         """What came of each request under one policy."""
         known = self._oracle if name.startswith(ORACLE) else ranked or self.ranked
-        if name.removeprefix(ORACLE) == "work":
+        if name.removeprefix(ORACLE).startswith("work"):
             known = by_work(known, self.pool.profile, self.jobs)
+        if name.endswith("work-sjf"):
+            known = self._as_tokens(known)
         queue, pool = self._queue(name.removeprefix(ORACLE), known, knobs)
         return simulate(pool, self.jobs, known.predictions(), queue)
+
+    def _as_tokens(self, known: Ranked) -> Ranked:
+        """Work where `sjf` reads tokens."""
+        scale = fit_work(self.pool.profile, *sizes(self.jobs))
+        work_s = work_of(scale, sizes(self.jobs)[0], known.tokens)
+        return msgspec.structs.replace(known, tokens=work_s * _TOKENS_PER_WORK_S)
 
     def _queue(self, name: str, known: Ranked, knobs: Knobs) -> tuple[Queue, Pool]:
         profile = self.pool.profile
@@ -81,13 +97,9 @@ class Scene:
         return GuardedQueue(queue, policy) if name == "guarded" else queue, pool
 
     def _policy(self, name: str, known: Ranked, max_overtake_s: float) -> Policy:
-        if name == "fcfs":
-            return Fcfs()
-        if name == "sjf":
-            return Sjf()
         if name == "boost":
             return fitted_boost(known, token_s(self.pool.profile, self.jobs), max_overtake_s)
-        return Quantile(round(max_overtake_s * MICROSECONDS))
+        return make_policy(_SERVED_AS.get(name, name), max_overtake_s)
 
 
 def fitted_boost(known: Ranked, per_token_s: float, max_overtake_s: float) -> Policy:
@@ -107,12 +119,15 @@ def fitted_boost(known: Ranked, per_token_s: float, max_overtake_s: float) -> Po
 
 
 def by_work(known: Ranked, profile: EngineProfile, jobs: Jobs) -> Ranked:
-    """The same predictions with quantiles of engine time: the prompt's, and the answer's share of a full batch."""
-    prompts = np.array(jobs.prompt_tokens, dtype=np.float64)
-    per_token_s = profile.base_s / profile.max_num_seqs + profile.decode_sequence_s
-    context_s = profile.kv_token_s * (prompts + known.tokens / 2)
-    work_s = profile.prefill_token_s * prompts + known.tokens * (per_token_s + context_s)
-    return msgspec.structs.replace(known, quantile=places(work_s))
+    """The same predictions with places of engine time: the prompt's, and the answer's share of a full batch."""
+    prompts, _ = sizes(jobs)
+    work_s = work_of(fit_work(profile, prompts, known.tokens), prompts, known.tokens)
+    return msgspec.structs.replace(known, work=places(work_s))
+
+
+def sizes(jobs: Jobs) -> tuple[DoubleArray, DoubleArray]:
+    """Prompt and output tokens (n,), (n,)."""
+    return np.array(jobs.prompt_tokens, dtype=np.float64), np.array(jobs.output_tokens, dtype=np.float64)
 
 
 def token_s(profile: EngineProfile, jobs: Jobs) -> float:

@@ -45,6 +45,7 @@ def show_tuning(to: Console, tuning: Tuning) -> None:
     """The frontier, the choice and the verdict."""
     table = Table(title=f"Frontier at {tuning.arrivals}, load {tuning.load:g}", title_justify="left")
     for name in (
+        "policy",
         "D",
         "lane",
         "TTFT mean",
@@ -58,7 +59,7 @@ def show_tuning(to: Console, tuning: Tuning) -> None:
     ):
         table.add_column(name, justify="right")
     for point in tuning.frontier:
-        chosen = point.knobs == tuning.choice
+        chosen = (point.policy, point.knobs) == (tuning.policy, tuning.choice)
         table.add_row(
             *_point(point), "<- chosen" if chosen else point.fails, style="bold" if chosen else None
         )
@@ -105,6 +106,7 @@ def _point(point: Point) -> list[str]:
     one = point.figures
     values = (one.ttft_s.mean, one.ttft_s.p99, one.gain_s, one.extra_delay_s, one.overtaken_s)
     return [
+        point.policy,
         f"{point.knobs.max_overtake_s:.4g}",
         f"{point.knobs.lane_share:g}",
         *(_seconds(value) for value in values),

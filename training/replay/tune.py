@@ -1,19 +1,22 @@
-"""`--tune`: the pairs of D and lane share that keep the operator's limits, and the best of them."""
+"""`--tune`: the policies, D and lane shares that keep the operator's limits, and the best of them."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 
+from predictor.order import Choice
 from training.replay.measures import Figures
 from training.replay.outlook import Advance, Setting
 from training.replay.predictions import Ranked
-from training.replay.scene import ORACLE, Knobs, Scene
-from training.replay.verdict import headroom, verdict
+from training.replay.scene import Knobs, Scene
+from training.replay.verdict import SHORTEST_FIRST, headroom, verdict
 
 # Around DESIGN's starting point, in multiples of it; beyond 4 little is left to gain.
 _MULTIPLES: Final = (1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0)
 _LANES: Final = (0.0, 0.25, 0.5)
+_POLICIES: Final[tuple[Choice, ...]] = ("quantile", "work")
 # Of points that gain about alike the gentlest is taken: the smallest D, the widest lane.
 _ABOUT_ALIKE: Final = 0.02
 
@@ -28,8 +31,9 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class Point(msgspec.Struct, frozen=True):
-    """One pair of knobs; `fails` names the limit that it breaks, empty where it keeps all."""
+    """A policy and its knobs; `fails` names the limit that they break, empty where they keep all."""
 
+    policy: Choice
     knobs: Knobs
     figures: Figures
     longest_ratio: float
@@ -38,7 +42,7 @@ class Point(msgspec.Struct, frozen=True):
 
 
 class Tuning(msgspec.Struct, frozen=True):
-    """The frontier, and the `choice`: D = 0, which is FCFS, where no pair keeps the limits and gains."""
+    """The frontier, and the choice: `fcfs` with D = 0 where no point keeps the limits and gains."""
 
     arrivals: str
     load: float
@@ -46,6 +50,7 @@ class Tuning(msgspec.Struct, frozen=True):
     tau_b: float
     limits: Limits
     start_overtake_s: float
+    policy: Choice
     choice: Knobs
     headroom: float
     gets: float
@@ -53,9 +58,24 @@ class Tuning(msgspec.Struct, frozen=True):
     verdict: str
 
 
-def runs_to_tune() -> int:
-    """How many runs `tune` will make."""
-    return 2 * len(_MULTIPLES) * len(_LANES) + 1
+class Grid(msgspec.Struct, frozen=True):
+    """What is tried: D in multiples of the starting point, lane shares, policies."""
+
+    multiples: tuple[float, ...] = _MULTIPLES
+    lanes: tuple[float, ...] = _LANES
+    policies: tuple[Choice, ...] = _POLICIES
+
+    def points(self, start_s: float) -> list[tuple[Choice, Knobs]]:
+        """Every combination."""
+        tried = itertools.product(self.policies, self.multiples, self.lanes)
+        return [(policy, Knobs(multiple * start_s, lane)) for policy, multiple, lane in tried]
+
+    def runs(self) -> int:
+        """How many runs `tune` will make of it."""
+        return 2 * len(self.points(1.0)) + len(SHORTEST_FIRST)
+
+
+WHOLE_GRID: Final = Grid()
 
 
 def tune(
@@ -66,25 +86,24 @@ def tune(
     start_s: float,
     limits: Limits,
     advance: Advance,
+    grid: Grid = WHOLE_GRID,
 ) -> Tuning:
     """Play the grid around `start_s` and choose. Two runs per point: as predicted, and reversed."""
     points = []
-    for knobs in _grid(start_s):
-        label = f"D {knobs.max_overtake_s:.3g} s, lane {knobs.lane_share:g}"
+    for policy, knobs in grid.points(start_s):
+        label = f"{policy}, D {knobs.max_overtake_s:.3g} s, lane {knobs.lane_share:g}"
         advance(label)
-        figures = scene.figures("quantile", knobs)
+        figures = scene.figures(policy, knobs)
         advance(f"{label}, reversed")
-        points.append(
-            _point(
-                scene.fcfs_figures, figures, scene.figures("quantile", knobs, reversed_ranked), knobs, limits
-            )
-        )
-    advance("oracle-sjf")
-    best = scene.figures(ORACLE + "sjf", Knobs(start_s))
+        reverse = scene.figures(policy, knobs, reversed_ranked)
+        ratios = _ratios(figures, reverse, scene.fcfs_figures)
+        points.append(Point(policy, knobs, figures, *ratios, _fails(figures, ratios, limits)))
+    best = min((_shortest(scene, name, advance) for name in SHORTEST_FIRST), key=lambda one: one.ttft_s.mean)
     chosen = choose(points)
     figures = scene.fcfs_figures if chosen is None else chosen.figures
     knobs = Knobs(0.0) if chosen is None else chosen.knobs
     return Tuning(
+        policy="fcfs" if chosen is None else chosen.policy,
         arrivals=setting.arrivals,
         load=setting.load,
         predictions=scene.ranked.by,
@@ -99,6 +118,11 @@ def tune(
     )
 
 
+def _shortest(scene: Scene, name: str, advance: Advance) -> Figures:
+    advance(name)
+    return scene.figures(name, Knobs(0.0))
+
+
 def choose(points: Sequence[Point]) -> Point | None:
     """Among those that keep all limits and gain: near the best gain, the smallest D with the widest lane."""
     allowed = [point for point in points if not point.fails and point.figures.gain_s > 0]
@@ -106,19 +130,19 @@ def choose(points: Sequence[Point]) -> Point | None:
         return None
     most = max(point.figures.gain_s for point in allowed)
     near = [point for point in allowed if point.figures.gain_s >= (1 - _ABOUT_ALIKE) * most]
-    return min(near, key=lambda point: (point.knobs.max_overtake_s, -point.knobs.lane_share))
+    return min(near, key=lambda one: (one.knobs.max_overtake_s, -one.knobs.lane_share, one.policy))
 
 
-def _grid(start_s: float) -> list[Knobs]:
-    return [Knobs(multiple * start_s, lane) for multiple in _MULTIPLES for lane in _LANES]
-
-
-def _point(fcfs: Figures, figures: Figures, reverse: Figures, knobs: Knobs, limits: Limits) -> Point:
+def _ratios(figures: Figures, reverse: Figures, fcfs: Figures) -> tuple[float, float]:
+    """What the longest quarter pays, and what reversed predictions cost, as multiples of FCFS."""
     longest = figures.longest_quartile_e2e_p99_s / fcfs.longest_quartile_e2e_p99_s
-    reverse_ratio = reverse.ttft_s.mean / max(fcfs.ttft_s.mean, 1e-9)
+    return longest, reverse.ttft_s.mean / max(fcfs.ttft_s.mean, 1e-9)
+
+
+def _fails(figures: Figures, ratios: tuple[float, float], limits: Limits) -> str:
     broken = (
         ("extra delay", figures.extra_delay_s > limits.extra_delay_s),
-        ("longest quarter", longest > limits.longest_ratio),
-        ("reversed", reverse_ratio > limits.reversed_ratio),
+        ("longest quarter", ratios[0] > limits.longest_ratio),
+        ("reversed", ratios[1] > limits.reversed_ratio),
     )
-    return Point(knobs, figures, longest, reverse_ratio, ", ".join(name for name, breaks in broken if breaks))
+    return ", ".join(name for name, breaks in broken if breaks)

@@ -4,6 +4,8 @@ from typing import Final
 
 from training.replay.measures import Figures
 
+# Where true lengths or true work put the shortest first, no order begins answers sooner in the mean.
+SHORTEST_FIRST: Final = ("oracle-sjf", "oracle-work-sjf")
 # A mean wait of no more than this share of the mean E2E is no queue.
 _NO_QUEUE: Final = 0.02
 # Less than this many times better, even with every length known, is not worth a proxy.
@@ -15,21 +17,21 @@ def headroom(fcfs: Figures, best: Figures) -> float:
     return fcfs.ttft_s.mean / max(best.ttft_s.mean, 1e-9)
 
 
-def verdict(fcfs: Figures, oracle_sjf: Figures, ours: Figures | None, max_overtake_s: float) -> str:
-    """One sentence for an operator; `oracle_sjf` marks what no order can beat, `ours` is what was predicted."""
+def verdict(fcfs: Figures, best: Figures, ours: Figures | None, max_overtake_s: float) -> str:
+    """One sentence for an operator; `best` marks what no order can beat, `ours` is what was predicted."""
     if fcfs.wait_s.mean <= _NO_QUEUE * fcfs.e2e_s.mean:
         return (
             f"At this load hardly anybody queues (wait {fcfs.wait_s.mean:.2f} s in the mean, p99 {fcfs.wait_s.p99:.2f} "
             f"s; an answer takes {fcfs.e2e_s.mean:.1f} s): nothing to reorder, Headway is not needed here."
         )
-    most = headroom(fcfs, oracle_sjf)
+    most = headroom(fcfs, best)
     if most < _WORTHWHILE:
         return (
-            f"There is a queue (mean wait {fcfs.wait_s.mean:.1f} s), but answers are too alike in length, or weigh "
-            f"too little beside their prompts: knowing every length would give only {most:.2f}x. More capacity "
+            f"There is a queue (mean wait {fcfs.wait_s.mean:.1f} s), but requests are too alike in length "
+            f"and in work: knowing every length would give only {most:.2f}x. More capacity "
             "helps here, Headway is not needed."
         )
-    from_s, to_s = fcfs.ttft_s.mean, oracle_sjf.ttft_s.mean
+    from_s, to_s = fcfs.ttft_s.mean, best.ttft_s.mean
     said = f"Your traffic has {most:.1f}x headroom (mean TTFT {from_s:.2f} s -> {to_s:.2f} s)"
     if ours is None:
         return f"{said}; no order with predictions was asked for."
@@ -39,8 +41,9 @@ def verdict(fcfs: Figures, oracle_sjf: Figures, ours: Figures | None, max_overta
     if gets < _WORTHWHILE:
         so_far = f"with D = {max_overtake_s:.3g} s and these predictions order gives {gets:.2f}x"
         return f"{said}, but {so_far}: {_why(ours)}."
+    by = " by predicted work" if ours.policy == "work" else ""
     return (
-        f"{said}; order can give you {gets:.1f}x (-> {ours.ttft_s.mean:.2f} s) with nobody overtaken by more than "
+        f"{said}; order{by} can give you {gets:.1f}x (-> {ours.ttft_s.mean:.2f} s) with nobody overtaken by more than "
         f"{max_overtake_s:.3g} s, and no first token more than {ours.extra_delay_s:.1f} s later than under FCFS."
     )
 

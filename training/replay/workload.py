@@ -33,6 +33,7 @@ class Item(msgspec.Struct, frozen=True):
     at_s: float | None = None
     quantile: float | None = None
     tokens: float | None = None
+    split: str = ""
     body: RequestBody | None = None
     features: dict[str, float] | None = None
 
@@ -68,6 +69,11 @@ class Workload(msgspec.Struct, frozen=True):
                 "choose another --engine-profile"
             )
         return Workload(self.source, kept, self.skipped + len(self) - len(kept))
+
+    def heldout(self) -> "Workload":
+        """The rows that are held out from training; all where the source does not split its rows."""
+        kept = [item for item in self.items if item.split == "heldout"]
+        return Workload(self.source, kept, self.skipped) if kept else self
 
     def sized(self, count: int, *, repeat: bool, rng: np.random.Generator) -> "Workload":
         """`count` requests: the first ones in order, or, to `repeat` them, shuffled and as often as needed."""
@@ -110,6 +116,7 @@ def _item(row: Row, location: str) -> Item | None:
     return Item(
         prompt_tokens=prompt_tokens or max(1, _characters(text) // _CHARACTERS_PER_TOKEN),
         output_tokens=output_tokens,
+        split=str(row.get("split") or ""),
         body=body if text else None,
     )
 

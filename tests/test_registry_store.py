@@ -1,0 +1,132 @@
+"""Publishing: whole or not at all, also when the publisher is killed; and the way back."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from logged_traffic import artifact_called
+
+from predictor.artifact import load_artifact
+from predictor.errors import PredictorError
+from predictor.registry import Role, artifact_directory, models_directory, read_pointer
+from training.registry.journal import Decision, Outcome, read_decisions
+from training.registry.store import adopt, prune, publish, roll_back, stored
+
+PUBLISHER = """
+import sys
+from pathlib import Path
+from training.registry.journal import Decision, Outcome
+from training.registry.store import adopt, publish
+import training.registry.store as store
+from predictor.artifact import read_metadata
+from predictor.registry import Role, read_pointer
+store.try_artifact = read_metadata  # its own tests try; here time must go into publishing
+state = Path(sys.argv[1])
+print("ready", flush=True)
+while True:
+    for directory in map(Path, sys.argv[2:]):
+        decision = Decision(action="test", outcome=Outcome.PUBLISHED, reason="", artifact=adopt(state, directory))
+        publish(state, decision, expected=read_pointer(state, Role.CHAMPION))
+"""
+
+
+def decided(artifact: str, outcome: Outcome = Outcome.PUBLISHED) -> Decision:
+    """A decision to publish."""
+    return Decision(action="test", outcome=outcome, reason="a test", artifact=artifact)
+
+
+def test_an_adopted_artifact_is_whole_and_goes_by_its_id(tmp_path: Path) -> None:
+    """Adopting twice is adopting once; what is not loadable is not taken in."""
+    source = artifact_called("one", tmp_path)
+    artifact_id = adopt(tmp_path, source)
+    assert adopt(tmp_path, source) == artifact_id
+    assert stored(tmp_path) == [artifact_id]
+    assert load_artifact(artifact_directory(tmp_path, artifact_id)).metadata.name == "one"
+    (source / "calibration.json").write_text("{}")
+    with pytest.raises(PredictorError, match=r"calibration\.json"):
+        adopt(tmp_path, source)
+    assert [path.name for path in models_directory(tmp_path).iterdir()] == [artifact_id]
+
+
+def test_a_damaged_artifact_is_replaced_by_the_whole_one(tmp_path: Path) -> None:
+    """What lies under the id but does not load, after a disk's fault, does not stand in the way of adopting it."""
+    source = artifact_called("one", tmp_path)
+    home = artifact_directory(tmp_path, adopt(tmp_path, source))
+    (home / "metadata.json").unlink()
+    adopt(tmp_path, source)
+    assert load_artifact(home).metadata.name == "one"
+
+
+def test_a_publisher_that_is_killed_leaves_a_whole_champion(tmp_path: Path) -> None:
+    """SIGKILL at twelve moments of endless publishing: the pointer always names an artifact that loads."""
+    sources = [
+        str(artifact_called(name, tmp_path))
+        for name in ("one", "two", "three", "four", "five", "six", "seven")
+    ]
+    state = tmp_path / "state"
+    for attempt in range(12):
+        command = [sys.executable, "-c", PUBLISHER, str(state), *sources]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[1])
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        time.sleep(0.02 + 0.013 * attempt)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        champion = read_pointer(state, Role.CHAMPION)
+        if champion is not None:
+            load_artifact(artifact_directory(state, champion))
+    assert read_pointer(state, Role.CHAMPION) is not None
+    assert {one.outcome for one in read_decisions(state)} == {Outcome.PUBLISHED}
+
+
+def test_a_refusal_points_at_nobody(tmp_path: Path) -> None:
+    """Refusals are written down; the champion stays. A shadow gets a pointer of its own."""
+    one = adopt(tmp_path, artifact_called("one", tmp_path))
+    publish(tmp_path, decided(one, Outcome.REFUSED), expected=None)
+    assert read_pointer(tmp_path, Role.CHAMPION) is None
+    publish(tmp_path, decided(one, Outcome.SHADOWED), expected=None)
+    assert (read_pointer(tmp_path, Role.CHAMPION), read_pointer(tmp_path, Role.SHADOW)) == (None, one)
+    assert [entry.outcome for entry in read_decisions(tmp_path)] == [Outcome.REFUSED, Outcome.SHADOWED]
+
+
+def test_a_champion_that_came_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
+    """The gate compared with somebody who does not serve any more: the decision becomes a refusal."""
+    one, two = (adopt(tmp_path, artifact_called(name, tmp_path)) for name in ("one", "two"))
+    publish(tmp_path, decided(one), expected=None)
+    late = publish(tmp_path, decided(two), expected=None)
+    assert late.outcome is Outcome.REFUSED
+    assert "meanwhile" in late.reason
+    assert read_pointer(tmp_path, Role.CHAMPION) == one
+
+
+def test_rolling_back_goes_step_by_step_to_the_wheel(tmp_path: Path) -> None:
+    """Two back, then nothing is left to go back to; a target may be named."""
+    one, two = (adopt(tmp_path, artifact_called(name, tmp_path)) for name in ("one", "two"))
+    publish(tmp_path, decided(one), expected=None)
+    publish(tmp_path, decided(two), expected=one)
+    assert roll_back(tmp_path).artifact == one
+    assert read_pointer(tmp_path, Role.CHAMPION) == one
+    assert roll_back(tmp_path, two).artifact == two
+    assert roll_back(tmp_path, "default").artifact is None
+    assert read_pointer(tmp_path, Role.CHAMPION) is None
+    with pytest.raises(PredictorError, match="nothing to roll back"):
+        roll_back(tmp_path)
+    with pytest.raises(PredictorError, match="no artifact"):
+        roll_back(tmp_path, "0123456789abcdef")
+
+
+def test_old_artifacts_go_and_needed_ones_stay(tmp_path: Path) -> None:
+    """The newest are kept, and champion, shadow and the way back whatever their age."""
+    ids = []
+    for number in range(6):
+        ids.append(adopt(tmp_path, artifact_called(f"a{number}", tmp_path)))
+        os.utime(artifact_directory(tmp_path, ids[-1]) / "metadata.json", (number, number))
+    publish(tmp_path, decided(ids[0]), expected=None)
+    publish(tmp_path, decided(ids[1]), expected=ids[0])
+    assert prune(tmp_path, keep=2) == [ids[3], ids[2]]
+    assert set(stored(tmp_path)) == {ids[0], ids[1], ids[4], ids[5]}

@@ -1,0 +1,43 @@
+"""The engine behind a log, as far as the log can tell."""
+
+import msgspec
+import pytest
+
+from predictor.records import Outcome, TrafficRecord
+from training.profiles import profile_named
+from training.retrain.engine_seen import profile_seen
+
+PROFILE = profile_named("cpu-smollm2")
+
+
+def stream(number: int, at_once: int, token_s: float, queue_s: float) -> TrafficRecord:
+    """One of many streams, of which so many run at once."""
+    lasts_s = 100 * token_s
+    return TrafficRecord(
+        f"r{number}", round(1e6 * number * lasts_s / (at_once - 0.5)), "chat", Outcome.COMPLETED, stream=True,
+        replica="one", prompt_tokens=50, output_tokens=101, queue_s=queue_s, ttft_s=queue_s,
+        e2e_s=queue_s + lasts_s,
+    )  # fmt: skip
+
+
+def test_pace_and_slots_are_read_off_a_log_with_a_queue() -> None:
+    """An engine half as fast as the profile at six sequences: found as that, with six slots."""
+    token_s = 2 * (PROFILE.base_s + 6 * (PROFILE.decode_sequence_s + 100 * PROFILE.kv_token_s))
+    seen = profile_seen([stream(number, 6, token_s, 30.0) for number in range(200)])
+    assert seen.name.startswith("cpu-smollm2")
+    assert seen.base_s == pytest.approx(2 * PROFILE.base_s, rel=0.02)
+    assert seen.max_num_seqs == 6
+
+
+def test_without_a_queue_the_slots_are_the_profiles() -> None:
+    """How many could run at once is not seen where nobody waited."""
+    token_s = PROFILE.base_s + 3 * PROFILE.decode_sequence_s
+    seen = profile_seen([stream(number, 3, token_s, 0.0) for number in range(200)])
+    assert seen.max_num_seqs == PROFILE.max_num_seqs
+
+
+def test_too_few_streams_tell_nothing() -> None:
+    """Then it is the profile that a user would begin with."""
+    assert profile_seen([stream(number, 3, 0.01, 0.0) for number in range(5)]) == profile_named("h100-8b")
+    silent = [msgspec.structs.replace(stream(n, 3, 0.01, 0.0), stream=False) for n in range(50)]
+    assert profile_seen(silent) == profile_named("h100-8b")

@@ -1,0 +1,120 @@
+"""`python -m training.loop`: run the loop, write its report and its picture."""
+
+import argparse
+import asyncio
+import sys
+import tempfile
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from training.compare.engines import EngineSilentError, RunningEngine, emulated_engine, real_vllm
+from training.local_engines import LocalEngineError
+from training.loop.phases import Loop, Plan, as_json, shown_progress
+from training.loop.picture import draw
+from training.loop.report import LoopReport
+
+_QUICK_MINUTES: Final = 20.0
+_FULL_MINUTES: Final = 120.0
+_SLOTS: Final = 8
+
+
+def main() -> int:
+    """Parse, run, write; 1 and one line on stderr where the engine or the training fails."""
+    args = _parse()
+    plan = Plan(
+        minutes=args.minutes or (_FULL_MINUTES if args.full else _QUICK_MINUTES),
+        load=args.load,
+        max_tokens=args.max_tokens,
+        learn=args.learn,
+        requests=args.requests,
+        max_overtake_s=args.max_overtake,
+        seed=args.seed,
+    )
+    try:
+        with tempfile.TemporaryDirectory() as state, _engine(args) as engine, shown_progress() as progress:
+            found = asyncio.run(Loop(plan, engine, Path(args.state or state), progress).run())
+        _write(found, args.out)
+    except (LocalEngineError, EngineSilentError, OSError) as error:
+        print(f"loop: {error}", file=sys.stderr)
+        return 1
+    _show(found)
+    return 1 if any(one.failed for one in found.passes) else 0
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m training.loop", description=__doc__)
+    add = parser.add_argument
+    add("--engine", choices=("emulated", "vllm"), default="emulated", help="what serves")
+    add("--quick", action="store_true", help=f"within {_QUICK_MINUTES:g} minutes (the default)")
+    add("--full", action="store_true", help=f"within {_FULL_MINUTES:g} minutes")
+    add("--minutes", type=float, help="within so many")
+    add("--load", type=float, default=1.3, help="arrival rate over the closed-loop rate")
+    add("--max-tokens", type=int, default=256, help="cap of every answer")
+    add("--learn", type=int, default=360, help="requests of the training half that are learned from")
+    add("--requests", type=int, help="requests per measured pass; default: what fits into the time")
+    add("--max-overtake", type=float, help="D in seconds; default: 2 x FCFS's p99 TTFT")
+    add("--slots", type=int, default=_SLOTS, help="sequences that the engine runs at once")
+    add("--seed", type=int, default=1)
+    add("--state", metavar="DIR", help="keep the logs and artifacts here")
+    add(
+        "--out", type=Path, default=Path("build/loop.json"), metavar="FILE", help="the picture lies beside it"
+    )
+    return parser.parse_args()
+
+
+def _engine(args: argparse.Namespace) -> AbstractContextManager[RunningEngine]:
+    if args.engine == "emulated":
+        return emulated_engine(args.seed, args.slots)
+    return real_vllm(args.slots)
+
+
+def _write(found: LoopReport, out: Path) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_bytes(msgspec.json.format(msgspec.json.encode(as_json(found)), indent=1) + b"\n")
+    try:
+        draw(found, out.with_suffix(".png"))
+    except ImportError:
+        print("loop: no picture without matplotlib: pip install 'headway[plot]'", file=sys.stderr)
+
+
+def _show(found: LoopReport) -> None:
+    title = (
+        f"{found.requests} requests per pass at {found.load * found.capacity_per_s:.2f}/s, {found.engine}, "
+        f"{found.slots} slots, max_tokens {found.max_tokens} ({found.capped_share:.0%} reach it)"
+    )
+    table = Table(title=title, title_justify="left")
+    for column in (
+        "order",
+        "TTFT mean",
+        "passes",
+        "p99",
+        "E2E mean",
+        "x FCFS",
+        "of oracle",
+        "tok/s",
+        "overtaken",
+    ):
+        table.add_column(column, justify="left" if column == "order" else "right", no_wrap=True)
+    for one in found.summaries:
+        passes = " ".join(f"{value:.2f}" for value in one.passes_s)
+        share = "-" if one.of_oracle is None or one.arm == "fcfs" else f"{one.of_oracle:.0%}"
+        table.add_row(
+            one.arm, f"{one.ttft_mean_s:.2f}", passes, f"{one.ttft_p99_s:.1f}", f"{one.e2e_mean_s:.1f}",
+            f"{one.times_better:.2f}", share, f"{one.throughput:.1%}", f"{one.overtaken_s:.1f}",
+        )  # fmt: skip
+    console = Console() if sys.stdout.isatty() else Console(width=120)
+    console.print(table)
+    for ranked in found.ranked:
+        console.print(f"tau-b of the {ranked.arm} ranker on the measured half: {ranked.tau_b:.3f}")
+    if found.retrain is not None:
+        console.print(f"retrain: {found.retrain.outcome.value}: {found.retrain.reason}")
+    console.print(found.sentence(), style="bold")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

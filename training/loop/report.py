@@ -1,0 +1,125 @@
+"""What the loop says: each arm's passes and their mean, shares of the oracle's gain, and the goals."""
+
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+
+from predictor.records import TrafficRecord
+from training.compare.report import ArmReport
+from training.ranking_metrics import kendall_tau_b
+from training.registry.journal import Decision
+
+ORACLE = "oracle-quantile"
+RETRAINED = "retrained"
+
+
+class Ranked(msgspec.Struct, frozen=True):
+    """How well the wheel's or the retrained ranker ordered the measured prompts: tau-b, and pairs for the picture."""
+
+    arm: str
+    tau_b: float
+    predicted_tokens: tuple[float, ...]
+    output_tokens: tuple[int, ...]
+
+
+class Summary(msgspec.Struct, frozen=True):
+    """One arm over its passes. `gain_s`: mean TTFT less than FCFS's; `of_oracle`: as a share of the oracle's.
+
+    `throughput`: tokens per second over FCFS's. `passes_s`: the mean TTFT of each pass, to show how far they lie
+    apart.
+    """
+
+    arm: str
+    passes_s: tuple[float, ...]
+    ttft_mean_s: float
+    ttft_p99_s: float
+    e2e_mean_s: float
+    times_better: float
+    gain_s: float
+    of_oracle: float | None
+    throughput: float
+    overtaken_s: float
+    failed: int
+
+
+class LoopReport(msgspec.Struct, frozen=True):
+    """build/loop.json. `max_overtake_s` is D, the same in every arm but FCFS; `shuffled` knows nothing."""
+
+    engine: str
+    slots: int
+    max_tokens: int
+    capped_share: float
+    load: float
+    capacity_per_s: float
+    learned_from: int
+    requests: int
+    max_overtake_s: float
+    order: tuple[str, ...]
+    summaries: tuple[Summary, ...]
+    passes: tuple[ArmReport, ...]
+    ranked: tuple[Ranked, ...]
+    retrain: Decision | None
+    seconds: float
+
+    def sentence(self) -> str:
+        """The outcome in one sentence."""
+        arms = {one.arm: one for one in self.summaries}
+        fcfs, ours, best = arms["fcfs"], arms[RETRAINED], arms[ORACLE]
+        share = (
+            "no gain to share"
+            if ours.of_oracle is None
+            else f"{ours.of_oracle:.0%} of what true lengths give"
+        )
+        return (
+            f"On {self.engine} at {self.load:g}x capacity, mean TTFT {fcfs.ttft_mean_s:.2f} s -> "
+            f"{ours.ttft_mean_s:.2f} s ({ours.times_better:.2f}x) after learning from {self.learned_from} answers; "
+            f"true lengths: {best.times_better:.2f}x; {share}; throughput {ours.throughput:.1%} of FCFS's; longest "
+            f"overtaking {ours.overtaken_s:.1f} s of D = {self.max_overtake_s:g} s."
+        )
+
+
+def summarize(passes: Sequence[ArmReport]) -> tuple[Summary, ...]:
+    """One summary per arm, in the order in which the arms came first."""
+    names = list(dict.fromkeys(one.arm for one in passes))
+    grouped = {name: [one for one in passes if one.arm == name] for name in names}
+    fcfs_s, fcfs_tokens = _mean(grouped["fcfs"], "ttft_mean_s"), _mean(grouped["fcfs"], "tokens_per_s")
+    possible_s = fcfs_s - _mean(grouped[ORACLE], "ttft_mean_s")
+    summaries = []
+    for name, runs in grouped.items():
+        ttft_s = _mean(runs, "ttft_mean_s")
+        gain_s = fcfs_s - ttft_s
+        summaries.append(
+            Summary(
+                arm=name,
+                passes_s=tuple(one.ttft_mean_s for one in runs),
+                ttft_mean_s=ttft_s,
+                ttft_p99_s=_mean(runs, "ttft_p99_s"),
+                e2e_mean_s=_mean(runs, "e2e_mean_s"),
+                times_better=fcfs_s / max(ttft_s, 1e-9),
+                gain_s=gain_s,
+                of_oracle=gain_s / possible_s if possible_s > 0.01 * fcfs_s else None,
+                throughput=_mean(runs, "tokens_per_s") / max(fcfs_tokens, 1e-9),
+                overtaken_s=max(one.overtaken_s for one in runs),
+                failed=sum(one.failed for one in runs),
+            )
+        )
+    return tuple(summaries)
+
+
+def ranked_as(arm: str, records: Sequence[TrafficRecord]) -> Ranked:
+    """Predictions beside lengths, as the arm's own traffic log has them."""
+    told = [one for one in records if one.output_tokens and one.predicted_tokens is not None]
+    predicted = np.array([one.predicted_tokens for one in told], dtype=np.float64)
+    place = np.array([one.quantile for one in told], dtype=np.float64)
+    actual = np.array([one.output_tokens for one in told], dtype=np.float64)
+    return Ranked(
+        arm,
+        kendall_tau_b(actual, place),
+        tuple(predicted.tolist()),
+        tuple(one.output_tokens for one in told if one.output_tokens),
+    )
+
+
+def _mean(runs: Sequence[ArmReport], name: str) -> float:
+    return float(np.mean([getattr(one, name) for one in runs]))

@@ -1,0 +1,1 @@
+"""The registry's writing side: journal, gate, publishing and `headway models`."""

@@ -1,0 +1,124 @@
+"""The traffic log as a trainer wants it: recent, bounded, split by time, and with the bias of its order undone."""
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from predictor.records import Outcome, TrafficRecord
+from training.dataset import TRAIN_SHARE, Dataset, read_dataset
+from training.examples import unusable
+from training.sources import DataError, LoggedRequest, SourceRow, logged_row, read_traffic
+
+DoubleArray = npt.NDArray[np.float64]
+
+FEWEST_ROWS: Final = 200
+_BINS: Final = 10
+# No request stands for more than so many that were lost: a bin with few survivors must not rule the fit.
+_MOST_WEIGHT: Final = 4.0
+
+
+class Log(msgspec.Struct, frozen=True):
+    """The latest answered requests of a log, oldest first: `train` (older) and `held` (newer) of them as arrays.
+
+    `weight` (len(train),) has mean 1. `records` are the held ones' and `older` the others'. `newest` names the
+    last request of all. `lost`: how many ended without an answer in the same time.
+    """
+
+    train: Dataset
+    held: Dataset
+    weight: DoubleArray
+    older: list[TrafficRecord]
+    records: list[TrafficRecord]
+    newest: str
+    lost: int
+
+
+def read_log(
+    source: str, most: int, *, fewest: int = FEWEST_ROWS, advance: Callable[[], None] = lambda: None
+) -> Log:
+    """Read at most `most` answered requests, the latest; memory is bounded by that, however long the log.
+
+    Raises DataError where the log cannot be read, or holds too little to learn from.
+    """
+    answered: deque[LoggedRequest] = deque(maxlen=most)
+    lost: deque[TrafficRecord] = deque(maxlen=most)
+    newest, total = "", 0
+    for request in read_traffic(source):
+        advance()
+        total += 1
+        newest = f"{request.record.arrival_us}:{request.record.request_id}"
+        if request.record.outcome is Outcome.COMPLETED and request.names:
+            answered.append(request)
+        elif request.record.quantile is not None:
+            lost.append(request.record)
+    if not total:
+        raise DataError(f"{source}: the traffic log is empty; serve some requests first")
+    return _split(source, list(answered), list(lost), newest, fewest)
+
+
+def _split(
+    source: str, answered: list[LoggedRequest], lost: list[TrafficRecord], newest: str, fewest: int
+) -> Log:
+    usable = _usable(answered)
+    if len(usable) < fewest:
+        raise DataError(
+            f"{source}: {len(usable)} answers with a length and features; at least {fewest} are needed to learn from"
+        )
+    rows = (SourceRow(one.location, logged_row(one)) for one in usable)
+    data = read_dataset(rows)
+    if data.label.min() == data.label.max():
+        raise DataError(
+            f"{source}: all {len(data)} answers are {data.label[0]:g} tokens long: there is no order to learn"
+        )
+    cut = int(TRAIN_SHARE * len(data))
+    first = np.arange(len(data)) < cut
+    train = data.select(first)
+    if train.label.min() == train.label.max():
+        raise DataError(
+            f"{source}: the older {cut} answers are all of one length: there is no order to learn"
+        )
+    records = [one.record for one in usable]
+    since_us = records[0].arrival_us
+    missing = [one for one in lost if one.arrival_us >= since_us]
+    older_missing = [one for one in missing if one.arrival_us < records[cut].arrival_us]
+    return Log(
+        train=msgspec.structs.replace(train, split=np.full(cut, "train")),
+        held=data.select(~first),
+        weight=completion_weights(_quantiles(records[:cut]), _quantiles(older_missing)),
+        older=records[:cut],
+        records=records[cut:],
+        newest=newest,
+        lost=len(missing),
+    )
+
+
+def _usable(answered: list[LoggedRequest]) -> list[LoggedRequest]:
+    """Those that make a row, so that rows and requests stay side by side."""
+    seen: set[str] = set()
+    return [one for one in answered if unusable(one.location, logged_row(one), seen) is None]
+
+
+def _quantiles(records: list[TrafficRecord]) -> DoubleArray:
+    """What was predicted of each when it came, NaN where nothing was."""
+    return np.array([np.nan if one.quantile is None else one.quantile for one in records], dtype=np.float64)
+
+
+def completion_weights(answered: DoubleArray, lost: DoubleArray) -> DoubleArray:
+    """Inverse probability of having been answered, by the place predicted at arrival; mean 1.
+
+    Short-first lets those predicted long wait longest, so more of them expire or hang up: a log of answers
+    holds too few of them. Who was answered stands for who was not, among those predicted alike. Answers cut at
+    their own max_tokens need no such care: what the queue is ordered by is what an answer will occupy, and the
+    cap binds that too, so the cap is their length, and equal caps are ties.
+    """
+    bins = np.linspace(0, 1, _BINS + 1)[1:-1]
+    place = np.digitize(answered, bins)
+    there = np.bincount(place, minlength=_BINS)
+    gone = np.bincount(np.digitize(lost[np.isfinite(lost)], bins), minlength=_BINS)
+    weight = np.minimum(_MOST_WEIGHT, (there + gone + 1) / (there + 1))[place]
+    weight[np.isnan(answered)] = 1.0
+    return np.asarray(weight / weight.mean(), dtype=np.float64)
