@@ -71,7 +71,8 @@ class Learning:
             Role.CHAMPION: (self._took_champion, DEFAULT_ARTIFACT),
             Role.SHADOW: (self.shadow.take, None),
         }
-        if self._settings.retrain == "auto" and self._settings.traffic_log:
+        owns_log = self._settings.traffic_log and self._settings.redis is None
+        if self._settings.retrain == "auto" and owns_log:
             self.retraining = self._retraining(state)
         for role, (take, unpublished) in takes.items():
             self.watches[role] = ArtifactWatch(
