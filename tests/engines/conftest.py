@@ -3,79 +3,24 @@
 import time
 from collections import Counter
 from collections.abc import Generator, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from crowd import SLOTS
+from real_engines import FLAGS, EngineUnderTest
 
 from training.local_engines import (
     SGLANG,
     VLLM,
     Launch,
-    RunningEngine,
     prepare_model,
     prepare_sglang,
     prepare_vllm,
     serving,
-    start_engine,
 )
 
-QUEUE = 6
-"""What an engine with a short queue takes, waiting and running; SGLang: waiting."""
-_SLOTS = str(SLOTS)
-_TOOLS = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes")
-_FLAGS = {
-    "vllm": (*VLLM.default_flags, "--max-num-seqs", _SLOTS, *_TOOLS),
-    "vllm-fcfs": (*VLLM.report_flags, "--max-num-seqs", _SLOTS),
-    "vllm-short-queue": (*VLLM.default_flags, "--max-num-seqs", _SLOTS, "--max-num-queued-reqs", str(QUEUE)),
-    "sglang": (*SGLANG.default_flags, "--default-priority-value", "0", "--max-running-requests", _SLOTS),
-    "sglang-plain": (
-        *SGLANG.report_flags,
-        *("--max-running-requests", _SLOTS, "--max-queued-requests", str(QUEUE)),
-    ),
-}
 _TALLY = pytest.StashKey[Counter[str]]()
 _STARTS = pytest.StashKey[list[str]]()
 _BEGAN_S = pytest.StashKey[float]()
-
-
-class EngineUnderTest:
-    """A real engine under a name of the table above; it can be killed and started again at the same address."""
-
-    def __init__(self, name: str, running: RunningEngine, starts: list[str]) -> None:
-        self.name = name
-        self.kind = name.partition("-")[0]
-        self._running = running
-        self._starts = starts
-
-    @property
-    def base_url(self) -> str:
-        """Where it serves."""
-        return self._running.base_url
-
-    @property
-    def port(self) -> int:
-        """The port of that."""
-        return self._running.port
-
-    @property
-    def model(self) -> str:
-        """The model's name in requests."""
-        return self._running.model
-
-    def kill(self) -> None:
-        """kill -9, with all that it has started."""
-        self._running.kill()
-
-    def start_again(self) -> None:
-        """A new one under the same address; blocks until it is ready."""
-        self._starts.append(self.name)
-        self._running = start_engine(replace(self._running.launch, port=self.port))
-
-    def stop(self) -> None:
-        """End it."""
-        self._running.stop()
 
 
 @pytest.fixture(scope="session")
@@ -85,9 +30,9 @@ def real(request: pytest.FixtureRequest) -> Iterator[EngineUnderTest]:
     starts = request.config.stash[_STARTS]
     starts.append(name)
     if name.startswith("vllm"):
-        launch = Launch(prepare_vllm(), prepare_model(), _FLAGS[name])
+        launch = Launch(prepare_vllm(), prepare_model(), FLAGS[name])
     else:
-        launch = Launch(prepare_sglang(), prepare_model(), _FLAGS[name], extra_path=Path(__file__).parent)
+        launch = Launch(prepare_sglang(), prepare_model(), FLAGS[name], extra_path=Path(__file__).parent)
     with serving(launch) as running:
         under_test = EngineUnderTest(name, running, starts)
         yield under_test
@@ -111,7 +56,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, None, None]:
     """All tests of one engine together: pytest itself goes by a parameter's place in its list, not by its name."""
     yield
-    order = list(_FLAGS)
+    order = list(FLAGS)
 
     def place(item: pytest.Item) -> int:
         spec = getattr(item, "callspec", None)

@@ -53,7 +53,7 @@ class TaggedRanker(msgspec.Struct, frozen=True):
 
 
 def on(*names: str) -> pytest.MarkDecorator:
-    """The test runs on these real engines, each by a name of the table in conftest.py."""
+    """The test runs on these real engines, each by a name of the table in real_engines.py."""
     return pytest.mark.parametrize("real", names, indirect=True, scope="session")
 
 

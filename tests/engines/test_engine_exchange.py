@@ -6,8 +6,8 @@ from typing import Any
 
 import aiohttp
 import pytest
-from conftest import EngineUnderTest
 from crowd import headway_before, on
+from real_engines import EngineUnderTest
 from recording_relay import RecordingRelay
 
 from predictor.request import Api

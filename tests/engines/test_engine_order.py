@@ -9,8 +9,8 @@ from typing import Any
 
 import aiohttp
 import pytest
-from conftest import EngineUnderTest
 from crowd import SLOTS, chat, first_bytes, headway_before, on
+from real_engines import EngineUnderTest
 
 from predictor.traffic_store import read_records
 from proxy.identity import KeySettings

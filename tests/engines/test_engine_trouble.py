@@ -6,8 +6,8 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from conftest import QUEUE, EngineUnderTest
 from crowd import SLOTS, chat, headway_before, on
+from real_engines import QUEUE, EngineUnderTest
 
 pytestmark = pytest.mark.engines
 

@@ -8,9 +8,9 @@ from typing import Any
 import anthropic
 import openai
 import pytest
-from conftest import EngineUnderTest
 from crowd import headway_before, on
 from pydantic import BaseModel
+from real_engines import EngineUnderTest
 
 from proxy.app import Headway
 
