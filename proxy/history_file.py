@@ -70,8 +70,11 @@ class HistoryFile:
 
 
 async def remember(settings: Settings, history: History) -> HistoryFile | None:
-    """Take over what a predecessor learned; None for a proxy that writes no log."""
-    if not settings.traffic_log:
+    """Take over what a predecessor learned; None for a proxy that writes no log, or asks Redis.
+
+    Redis's stream tells a new proxy of the same answers again: they would count twice.
+    """
+    if not settings.traffic_log or settings.redis is not None:
         return None
     file = HistoryFile(Path(settings.state) / "history.db", history)
     await file.load()

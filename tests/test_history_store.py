@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from predictor.history import History, HistoryKey, LengthStats
 from predictor.history_store import load_history, pack, save_history
-from proxy.history_file import HistoryFile
+from proxy.history_file import HistoryFile, remember
 from proxy.ranking import Ranking
+from proxy.settings import Settings
 from training.emulator import EmulatedEngine
 
 observations = st.lists(
@@ -181,3 +182,10 @@ async def test_a_proxy_that_writes_no_log_writes_no_history(engine: EmulatedEngi
     async with proxy_before(engine.url, estimator=ranking) as headway:
         assert (await ask_raw(headway, post(CHAT, chat()))).status == 200
     assert not list(tmp_path.iterdir())
+
+
+async def test_a_proxy_that_asks_redis_keeps_no_file(tmp_path: Path) -> None:
+    """It is told there what all proxies learned, itself included: a file beside it would count that twice."""
+    for redis, kept in ((None, True), ("redis://127.0.0.1:1/0", False)):
+        settings = Settings(engine=("http://127.0.0.1:1",), state=str(tmp_path), redis=redis)
+        assert (await remember(settings, History()) is not None) == kept
