@@ -2,7 +2,7 @@
 
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from redis.credentials import CredentialProvider
 from redis.exceptions import RedisError
@@ -48,6 +48,17 @@ class RedisAddress:
 
     def __repr__(self) -> str:
         return f"{self._host}:{self._port}/{self._database}"
+
+    def url(self) -> str:
+        """All of it in one URL, password included: never to be shown. Raises RedisError without its file."""
+        user, password = self._user or "", self._password or ""
+        if self._password_file is not None:
+            password = _FromFile(None, Path(self._password_file)).get_credentials()[0]
+        secret = f"{quote(user, safe='')}:{quote(password, safe='')}@" if user or password else ""
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        query = f"?ssl_ca_certs={quote(self._ca_file, safe='')}" if self._ca_file else ""
+        scheme = "rediss" if self._tls else "redis"
+        return f"{scheme}://{secret}{host}:{self._port}/{self._database}{query}"
 
     def options(self) -> dict[str, Any]:
         """Arguments of redis-py's clients, asynchronous or not."""

@@ -1,12 +1,14 @@
 """The registry in Redis: artifacts, and the pointers to those that serve, for all proxies and trainers.
 
 headway:artifact:<id>      a hash, file name -> bytes; written with the pointer that needs it, all or nothing
+headway:decisions          a list of the journal's lines
 headway:role:<role>        the id of the artifact that has the role; empty: the wheel's; missing: nobody has said
 """
 
 import hashlib
 import re
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,7 +30,13 @@ _MOST_BYTES: Final = 64 << 20
 _MOST_FILES: Final = 64
 _FILE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 # A replaced artifact can be gone back to for so long.
+_MOST_DECISIONS: Final = 1_000
+_DECISIONS: Final = "headway:decisions"
 _KEEP_S: Final = 30 * 24 * 3600
+
+
+# A role, the artifact that gets it (None: the wheel's), and the one that is expected to have it.
+Change = tuple[Role, str | None, str | None]
 
 
 def role_key(role: Role) -> str:
@@ -57,6 +65,14 @@ class SharedRegistry:
         value = self._client.get(role_key(role))
         return value.decode("ascii", "backslashreplace") if value else None
 
+    def has_said(self, role: Role) -> bool:
+        """Whether anybody ever gave the role to anything. Raises RedisError."""
+        return bool(self._client.exists(role_key(role)))
+
+    def decisions(self) -> list[bytes]:
+        """The journal of all trainers, one JSON line each, oldest first. Raises RedisError."""
+        return list(self._client.lrange(_DECISIONS, 0, -1))
+
     def fetch(self, state: Path, artifact_id: str) -> None:
         """Bring an artifact into the state directory, whole and with the hashes it claims, or not at all.
 
@@ -79,30 +95,32 @@ class SharedRegistry:
             if not (directory / METADATA).exists():
                 raise RegistryError(f"cannot write {directory}: {error.strerror or error}") from error
 
-    def push(self, state: Path, role: Role, artifact_id: str | None, *, expected: str | None) -> None:
-        """Give the role to an artifact of the state directory, or with None to the wheel's, for everybody.
+    def push(self, state: Path, changes: Sequence[Change], decisions: Sequence[bytes] = ()) -> None:
+        """Give roles to artifacts of the state directory and add to the journal, for everybody, all or nothing.
 
-        `expected` has the role now: where another one has, nothing changes. Raises PredictorError.
+        Nothing changes either where a role is not with whom it is expected to be. Raises PredictorError.
         """
-        files = {} if artifact_id is None else _read(artifact_directory(state, artifact_id))
+        files = {one: _read(artifact_directory(state, one)) for _, one, _ in changes if one is not None}
         try:
             with self._client.pipeline() as pipe:
-                pipe.watch(role_key(role))
-                present = (pipe.get(role_key(role)) or b"").decode() or None
-                if present != expected:
-                    raise RegistryError(
-                        f"the {role.value} changed to {present or 'the default'} meanwhile; run it again"
-                    )
+                for role, _, expected in changes:
+                    pipe.watch(role_key(role))
+                    _check_role(role, pipe.get(role_key(role)), expected)
                 pipe.multi()
-                if artifact_id is not None:
-                    pipe.hset(_artifact_key(artifact_id), mapping=files)
-                    pipe.persist(_artifact_key(artifact_id))
-                if expected is not None:
-                    pipe.expire(_artifact_key(expected), _KEEP_S)
-                pipe.set(role_key(role), artifact_id or "")
+                for artifact_id, content in files.items():
+                    pipe.hset(_artifact_key(artifact_id), mapping=content)
+                for role, artifact_id, expected in changes:
+                    if expected is not None:
+                        pipe.expire(_artifact_key(expected), _KEEP_S)
+                    if artifact_id is not None:
+                        pipe.persist(_artifact_key(artifact_id))
+                    pipe.set(role_key(role), artifact_id or "")
+                if decisions:
+                    pipe.rpush(_DECISIONS, *decisions)
+                    pipe.ltrim(_DECISIONS, -_MOST_DECISIONS, -1)
                 pipe.execute()
         except redis.WatchError as error:
-            raise RegistryError(f"the {role.value} changed meanwhile; run it again") from error
+            raise RegistryError("another one was published meanwhile; run it again") from error
         except redis.RedisError as error:
             # redis-py quotes the whole command before the reason.
             reason = str(error).rpartition("caused error: ")[2]
@@ -124,6 +142,12 @@ class SharedRegistry:
                 f"artifact {artifact_id} in Redis has {sum(sizes)} bytes; {_MOST_BYTES} are allowed"
             )
         return {name: self._client.hget(key, name) or b"" for name in names}
+
+
+def _check_role(role: Role, value: bytes | None, expected: str | None) -> None:
+    present = (value or b"").decode("ascii", "backslashreplace") or None
+    if present != expected:
+        raise RegistryError(f"the {role.value} changed to {present or 'the default'} meanwhile; run it again")
 
 
 def _read(directory: Path) -> dict[str, bytes]:

@@ -15,14 +15,14 @@ from helm.tools import redis_folder
 class RedisServer:
     """One server; it keeps what it was told over `kill` and `start`, as `--appendonly` promises."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    def __init__(self, folder: Path, *options: str, password: str | None = None) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
         self._folder = folder
-        self._options = options
+        self._options = [*options, *(["--requirepass", password] if password else [])]
         self._process: asyncio.subprocess.Process | None = None
-        self.client: Any = redis.asyncio.Redis(port=self.port, protocol=3, decode_responses=False)
+        self.client: Any = redis.asyncio.Redis(port=self.port, protocol=3, password=password)
 
     @property
     def url(self) -> str:
@@ -67,9 +67,11 @@ class RedisServer:
 
 
 @contextlib.asynccontextmanager
-async def redis_server(folder: Path, *options: str) -> AsyncIterator[RedisServer]:
+async def redis_server(
+    folder: Path, *options: str, password: str | None = None
+) -> AsyncIterator[RedisServer]:
     """A running server, killed at the end."""
-    server = RedisServer(folder / "redis", *options)
+    server = RedisServer(folder / "redis", *options, password=password)
     try:
         await server.start()
         yield server

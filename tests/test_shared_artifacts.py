@@ -39,7 +39,7 @@ async def publish(
 
     def push() -> None:
         with SharedRegistry(RedisAddress(server.url)) as registry:
-            registry.push(state, Role.CHAMPION, artifact_id, expected=expected)
+            registry.push(state, [(Role.CHAMPION, artifact_id, expected)])
 
     await asyncio.to_thread(push)
 

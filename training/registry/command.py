@@ -13,7 +13,8 @@ from predictor.artifact import METADATA, Metadata, load_artifact, read_metadata
 from predictor.errors import PredictorError
 from predictor.registry import Role, artifact_directory, checked_id, read_pointer
 from training.registry.journal import BusyError, Decision, Outcome, read_decisions
-from training.registry.place import add_place, settings_of
+from training.registry.place import add_place
+from training.registry.shared import Place, place_of, shared
 from training.registry.store import adopt, publish, roll_back, stored
 from training.retrain.cycle import Plan, weigh_by_hand
 from training.sources import DataError
@@ -53,10 +54,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Do it and report; 1 and one line on stderr where it cannot be done, or where the gate stays shut."""
     try:
-        args.state = Path(settings_of(args).state)
-        if args.verb == "list":
-            return _list(args)
-        decision = _publish(args) if args.verb == "publish" else roll_back(args.state, args.target)
+        place = place_of(args)
+        args.state = place.state
+        # What is named may be in nobody's directory yet.
+        named = getattr(args, "artifact", None) or getattr(args, "target", None)
+        with shared(place, *([named] if named else [])):
+            if args.verb == "list":
+                return _list(args)
+            decision = _publish(args, place) if args.verb == "publish" else roll_back(args.state, args.target)
     except (DataError, PredictorError, BusyError, ValueError) as error:
         print(f"headway models: {error}", file=sys.stderr)
         return 1
@@ -70,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     return 1 if decision.outcome is Outcome.REFUSED else 0
 
 
-def _publish(args: argparse.Namespace) -> Decision:
+def _publish(args: argparse.Namespace, place: Place) -> Decision:
     """Take it into the registry, weigh it unless told not to, and point at it."""
     known = Path(args.artifact)
     artifact_id = adopt(args.state, known) if known.is_dir() else checked_id(args.artifact)
@@ -82,7 +87,7 @@ def _publish(args: argparse.Namespace) -> Decision:
     outcome = Outcome.SHADOWED if args.shadow else Outcome.PUBLISHED
     decision = Decision(action="publish", outcome=outcome, reason="asked for by an operator")
     if not args.force and not args.shadow:
-        plan = Plan(state=args.state, source=f"sqlite:///{args.state / 'traffic.db'}")
+        plan = Plan(state=args.state, source=place.source)
         decision = weigh_by_hand(plan, load_artifact(directory))
     decision = msgspec.structs.replace(decision, artifact=artifact_id, replaced=champion)
     return publish(args.state, decision, expected=champion)

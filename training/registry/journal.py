@@ -2,7 +2,7 @@
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -103,6 +103,21 @@ def read_decisions(state: Path) -> list[Decision]:
         except msgspec.DecodeError:
             continue
     return found
+
+
+def journal_lines(state: Path) -> list[bytes]:
+    """The journal as it is written, one JSON line each. Raises OSError."""
+    path = models_directory(state) / _JOURNAL
+    return path.read_bytes().splitlines() if path.exists() else []
+
+
+def write_lines(state: Path, lines: Sequence[bytes]) -> None:
+    """Let the journal be these lines. Raises OSError."""
+    path = models_directory(state) / _JOURNAL
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_suffix(".new")
+    aside.write_bytes(b"".join(line + b"\n" for line in lines))
+    aside.replace(path)
 
 
 def champions_before(decisions: list[Decision], champion: str | None) -> list[str | None]:

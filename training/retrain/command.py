@@ -3,7 +3,6 @@
 import argparse
 import os
 import sys
-from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -14,7 +13,8 @@ from predictor.errors import PredictorError
 from training.profiles import PROFILES
 from training.progress import show_progress
 from training.registry.journal import BusyError, Decision
-from training.registry.place import add_place, settings_of
+from training.registry.place import add_place
+from training.registry.shared import Place, place_of, shared
 from training.retrain.cycle import Plan, retrain
 from training.retrain.log import FEWEST_ROWS
 from training.sources import DataError
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `headway retrain`."""
     add = parser.add_argument
     add_place(parser)
-    add("--from", dest="source", metavar="SRC", help="traffic log; default: the one in --state")
+    add("--from", dest="source", metavar="SRC", help="traffic log; default: the one that serve writes")
     add("--rows", type=int, default=30_000, help="latest answers to learn from and to judge on")
     add("--min-rows", type=int, default=FEWEST_ROWS, help="fewer answers than this are not learned from")
     add(
@@ -48,8 +48,9 @@ def run(args: argparse.Namespace) -> int:
     """Retrain and report; 1 and one line on stderr where it could not, and then nothing has changed."""
     os.nice(args.nice)
     try:
-        with show_progress() as steps:
-            decision = retrain(plan_of(args), steps)
+        place = place_of(args)
+        with show_progress() as steps, shared(place):
+            decision = retrain(plan_of(args, place), steps)
     except (DataError, PredictorError, BusyError, ValueError) as error:
         print(f"headway retrain: {error}", file=sys.stderr)
         return 1
@@ -70,16 +71,15 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def plan_of(args: argparse.Namespace) -> Plan:
-    """The plan that the arguments make. ValueError where one of them makes no sense."""
+def plan_of(args: argparse.Namespace, place: Place) -> Plan:
+    """The plan that the arguments make for a registry and its log. ValueError where one of them makes no sense."""
     if args.rows < 1 or args.min_rows < 20 or args.replay_requests < 100:
         raise ValueError("--rows must be at least 1, --min-rows at least 20, --replay-requests at least 100")
     if args.max_extra_delay is not None and not 0 <= args.max_extra_delay < 1e9:
         raise ValueError("--max-extra-delay must be a number of seconds, 0 or more")
-    state = Path(settings_of(args).state)
     return Plan(
-        state=state,
-        source=args.source or f"sqlite:///{state / 'traffic.db'}",
+        state=place.state,
+        source=args.source or place.source,
         most_rows=args.rows,
         fewest_rows=args.min_rows,
         profile=args.engine_profile,

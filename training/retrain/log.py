@@ -11,7 +11,7 @@ import numpy.typing as npt
 from predictor.records import Outcome, TrafficRecord
 from training.dataset import TRAIN_SHARE, Dataset, read_dataset
 from training.examples import unusable
-from training.sources import DataError, LoggedRequest, SourceRow, logged_row, read_traffic
+from training.sources import DataError, LoggedRequest, SourceRow, logged_row, read_traffic, shown
 
 DoubleArray = npt.NDArray[np.float64]
 
@@ -56,8 +56,8 @@ def read_log(
         elif request.record.quantile is not None:
             lost.append(request.record)
     if not total:
-        raise DataError(f"{source}: the traffic log is empty; serve some requests first")
-    return _split(source, list(answered), list(lost), newest, fewest)
+        raise DataError(f"{shown(source)}: the traffic log is empty; serve some requests first")
+    return _split(shown(source), list(answered), list(lost), newest, fewest)
 
 
 def _split(
