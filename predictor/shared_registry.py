@@ -107,8 +107,8 @@ class SharedRegistry:
                     pipe.watch(role_key(role))
                     _check_role(role, pipe.get(role_key(role)), expected)
                 pipe.multi()
-                for artifact_id, content in files.items():
-                    pipe.hset(_artifact_key(artifact_id), mapping=content)
+                for named, content in files.items():
+                    pipe.hset(_artifact_key(named), mapping=content)
                 for role, artifact_id, expected in changes:
                     if expected is not None:
                         pipe.expire(_artifact_key(expected), _KEEP_S)
