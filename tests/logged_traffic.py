@@ -9,8 +9,11 @@ import numpy as np
 from predictor.artifact import METADATA
 from predictor.lightgbm_ranker import DEFAULT_ARTIFACT, LightGBMRanker
 from predictor.records import Outcome, TrafficRecord
+from predictor.redis_address import RedisAddress
 from predictor.registry import artifact_id_of
-from predictor.traffic_store import open_store, write_records
+from predictor.traffic_store import open_store, read_records, read_schemas, write_records
+from proxy.shared.link import Link
+from proxy.shared.traffic import StreamLog
 
 TOKEN_S = 0.01
 
@@ -40,6 +43,20 @@ def write_log(state: Path, rows: int, *, length: int | None = None, seed: int = 
     write_records(database, records, {schema.id: schema.names})
     database.close()
     return f"sqlite:///{path}"
+
+
+async def stream_log(address: RedisAddress, folder: Path, rows: int) -> None:
+    """The same rows, as proxies would have streamed them."""
+    write_log(folder / "origin", rows)
+    path = folder / "origin" / "traffic.db"
+    names = {key: json.dumps(value) for key, value in read_schemas(path).items()}
+    link = Link(address)
+    log = StreamLog(link, "p", keep_rows=100_000)
+    for record in read_records(path):
+        log.put(record)
+    await log.close()
+    await link.client.hset("headway:schemas", mapping=names)
+    await link.close()
 
 
 def artifact_called(name: str, parent: Path) -> Path:

@@ -5,15 +5,12 @@ import json
 from pathlib import Path
 
 import pytest
-from logged_traffic import artifact_called, write_log
+from logged_traffic import artifact_called, stream_log
 from redis_server import RedisServer, redis_server
 
 import headway
 from predictor.redis_address import RedisAddress
 from predictor.registry import Role, artifact_directory, read_pointer
-from predictor.traffic_store import read_records, read_schemas
-from proxy.shared.link import Link
-from proxy.shared.traffic import StreamLog
 from training.registry.journal import read_decisions
 
 SECRET = "xylophonesecret"
@@ -31,22 +28,6 @@ def config(folder: Path, server: RedisServer) -> Path:
     return path
 
 
-async def log_to(server: RedisServer, folder: Path, rows: int) -> None:
-    """The rows of a log with something to learn in it, as proxies would have streamed them."""
-    write_log(folder / "origin", rows)
-    path = folder / "origin" / "traffic.db"
-    names = read_schemas(path)
-    link = Link(RedisAddress(server.url, password=SECRET))
-    log = StreamLog(link, "p", keep_rows=100_000)
-    for record in read_records(path):
-        log.put(record)
-    await log.close()
-    await link.client.hset(
-        "headway:schemas", mapping={key: json.dumps(value) for key, value in names.items()}
-    )
-    await link.close()
-
-
 async def command(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
     """Run `headway …` in a thread; its status and all it said."""
     status = await asyncio.to_thread(headway.main, words)
@@ -58,7 +39,7 @@ async def command(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int,
 async def test_the_loop_over_redis(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Retrained from the stream in a pod that is thrown away, listed and rolled back from another."""
     async with redis_server(tmp_path, password=SECRET) as server:
-        await log_to(server, tmp_path, 400)
+        await stream_log(RedisAddress(server.url, password=SECRET), tmp_path, 400)
         one, two = tmp_path / "one", tmp_path / "two"
         for folder in (one, two):
             folder.mkdir()

@@ -3,12 +3,15 @@
 import argparse
 import contextlib
 import hashlib
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis.asyncio as redis
+from logged_traffic import stream_log
 
+from predictor.redis_address import RedisAddress
 from proxy import sidecar_patch
 
 from . import tools
@@ -175,6 +178,30 @@ async def test_gateway_with_the_internal_redis(right: bool, tmp_path: Path) -> N
             assert status == 0, said
         assert ("it refuses the password" in pod.container("headway").tail()) is not right
         assert await client.xlen("headway:traffic") == (1 if right else 0)
+
+
+async def test_the_job_that_retrains(tmp_path: Path) -> None:
+    """As rendered it reads what proxies logged in Redis and publishes there; with nothing to learn from it fails."""
+    (port,) = free_ports(1)
+    manifests = render(f"redis.port={port}", "retrain.enabled=true", example="gateway-urls")
+    template = only(manifests, "CronJob")["spec"]["jobTemplate"]["spec"]["template"]
+    job = {"kind": "Pod", "metadata": {"name": "retrain"}, "spec": template["spec"]}
+    node = Node([*manifests, job], tmp_path, [tools.redis_folder()])
+    password = node.secret("demo-headway-redis")["password"]
+    async with (
+        node.running("StatefulSet", "demo-headway-redis") as redis_pod,
+        redis.Redis(port=port, password=password) as client,
+    ):
+        await redis_pod.container("redis").wait_for("readinessProbe", PATIENCE_S)
+        for rows, expected in ((0, 1), (400, 0)):
+            if rows:
+                address = RedisAddress(f"redis://127.0.0.1:{port}", password=password)
+                await stream_log(address, tmp_path, rows)
+            shutil.rmtree(tmp_path / "retrain", ignore_errors=True)
+            pod = node.pod("Pod", "retrain")
+            assert await pod.run(2 * PATIENCE_S) == expected, pod.mains[0].tail()
+            assert pod.mains[0].wrote_outside_its_volumes() == []
+            assert bool(await client.get("headway:role:champion")) == bool(rows)
 
 
 async def test_internal_redis(tmp_path: Path) -> None:
