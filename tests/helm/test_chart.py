@@ -93,13 +93,7 @@ def test_proxy_reads_what_the_chart_writes(name: str, tmp_path: Any) -> None:
     assert load_settings({}, env, config).state == "/var/lib/headway"
 
 
-NO_RETRAIN = pytest.mark.xfail(reason="`headway retrain` is not there yet", strict=True)
-
-
-@pytest.mark.parametrize(
-    "verb",
-    ["serve", pytest.param("retrain", marks=() if "retrain" in headway._COMMANDS else NO_RETRAIN)],
-)
+@pytest.mark.parametrize("verb", ["serve", "retrain"])
 def test_commands_exist(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Every `headway` command line of the chart names a command and flags that there are."""
     lines = [c["command"] for pod in pod_specs(render(example="gateway")) for c in containers(pod)]
