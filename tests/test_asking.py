@@ -112,7 +112,7 @@ async def arrive(client: Any, headway: Any, texts: list[tuple[str, int]]) -> lis
 async def test_who_is_told_long_lets_others_pass(asking: dict[str, Any]) -> None:
     """A request that its text makes look shorter waits behind another once its model calls it long."""
     model = Model(says("The"))
-    texts = [("running", 1), ("next", 10), ("looks short", 500), ("looks long", 900)]
+    texts = [("running", 1), ("next", 2), ("a", 3), ("b", 4), ("looks short", 500), ("looks long", 900)]
     async with (
         ScriptedEngine(model) as engine,
         proxy_before(engine.url, **asking) as headway,
@@ -120,27 +120,31 @@ async def test_who_is_told_long_lets_others_pass(asking: dict[str, Any]) -> None
     ):
         tasks = await arrive(client, headway, texts)
         model.let.release()
-        await eventually(lambda: [one.predicted_tokens for one in headway.status().first_waiting] == [900, 8])
-        for _ in range(3):
+        await eventually(
+            lambda: [one.predicted_tokens for one in headway.status().first_waiting] == [3, 4, 900, 8]
+        )
+        for _ in range(5):
             model.let.release()
-        assert await asyncio.gather(*tasks) == [200] * 4
+        assert await asyncio.gather(*tasks) == [200] * 6
         assert 'headway_self_predictions_total{reason="",result="hit"} 1.0' in await metrics_text(headway)
-    assert model.served == ["running", "next", "looks long", "looks short"]
+    assert model.served == ["running", "next", "a", "b", "looks long", "looks short"]
     [query] = model.queries
     assert msgspec.json.decode(query.body)["messages"][-1]["content"] == "looks short"
 
 
 async def test_a_model_that_never_answers_delays_nobody(asking: dict[str, Any]) -> None:
     """Queries that hang are given up; the requests go their way and are counted late."""
-    served, metrics = await run(Model(), [("a", 1), ("b", 2), ("c", 3)], **asking)
-    assert served == ["a", "b", "c"]
+    served, metrics = await run(Model(), [("a", 1), ("b", 2), ("c", 3), ("d", 4), ("e", 5)], **asking)
+    assert served == ["a", "b", "c", "d", "e"]
     assert 'headway_self_predictions_total{reason="",result="late"}' in metrics
 
 
 async def test_garbage_changes_nothing(asking: dict[str, Any]) -> None:
     """An answer without log-probabilities is counted and the order stays."""
-    served, metrics = await run(Model(reply(b"{}", JSON)), [("a", 1), ("b", 2), ("c", 3)], **asking)
-    assert served == ["a", "b", "c"]
+    served, metrics = await run(
+        Model(reply(b"{}", JSON)), [("a", 1), ("b", 2), ("c", 3), ("d", 4), ("e", 5)], **asking
+    )
+    assert served == ["a", "b", "c", "d", "e"]
     assert "headway_self_prediction_failures_total 1.0" in metrics
 
 

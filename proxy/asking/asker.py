@@ -1,6 +1,7 @@
 """Asks about requests that wait near the front, and moves them by what the model says of itself, once."""
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -12,6 +13,7 @@ from proxy.asking.gate import AskGate, AskLimits
 from proxy.asking.tally import AskTally
 from proxy.asking.vocabulary import Vocabulary
 from proxy.clock import Clock
+from proxy.dialects import decode_answer
 from proxy.dispatcher import Dispatcher
 from proxy.engines.registry import Engines
 from proxy.errors import HeadwayError
@@ -23,6 +25,9 @@ from proxy.scheduling.queued import QueuedRequest, State
 _NEAR_WINDOWS: Final = 3
 _MOST_NEAR: Final = 64
 _SLOTS_UNKNOWN: Final = 8
+# How many go from the front of the queue while a query is answered, until it was seen, and how fast that is learned.
+_FIRST_LEAD: Final = 2.0
+_LEAD_GAIN: Final = 0.2
 _BLOCK_UNKNOWN: Final = 16
 
 _NO_WAIT: Final = "no_wait"
@@ -45,23 +50,13 @@ class Candidate(msgspec.Struct, eq=False):
     asking: bool = False
 
 
-class _Usage(msgspec.Struct):
-    class Details(msgspec.Struct):
-        cached_tokens: int | None = None
-
-    prompt_tokens_details: Details | None = None
-
-
-class _Answer(msgspec.Struct):
-    usage: _Usage | None = None
-
-
 class Asker:
     """Knows who waits; whenever a place at an engine is free again, one who is near the front is asked about.
 
     That moment is chosen because a query, which goes before everything in the engine's queue, then finds
     room at once: no slot is kept empty for it. Its answer comes while the request still waits, or it is
-    late and changes nothing. The request is bound to the engine that now has its prompt cached.
+    late and changes nothing; so those are passed over who will have gone before an answer can come. The
+    request is bound to the engine that now has its prompt cached.
     """
 
     def __init__(
@@ -90,6 +85,7 @@ class Asker:
         self._waiting: dict[int, Candidate] = {}
         self._gates: dict[str, AskGate] = {}
         self._freed = 0
+        self._lead = _FIRST_LEAD
         self._tasks: set[asyncio.Task[None]] = set()
 
     def waits(self, candidate: Candidate) -> None:
@@ -130,6 +126,11 @@ class Asker:
             return
         self._begin(found, query, gate, engine)
 
+    def cached_share(self, engine: str) -> float | None:
+        """Of what queries computed for the requests after them, the share that those found; None: not known."""
+        gate = self._gates.get(engine)
+        return None if gate is None else gate.cached_share
+
     async def close(self) -> None:
         """End the queries that are under way."""
         self._vocabulary.close()
@@ -149,7 +150,8 @@ class Asker:
         self._gates[asked.engine].reused(found, shared - asked.cached_before, self._clock.now_us())
 
     def _nearest(self, count: int) -> Candidate | None:
-        for item in self._dispatcher.scheduler.upcoming(count):
+        lead = math.ceil(self._lead)
+        for item in self._dispatcher.scheduler.upcoming(lead + count)[lead:]:
             candidate = self._waiting.get(item.seq)
             if candidate is not None and not candidate.asking and candidate.reason not in _NO_QUERY:
                 return candidate
@@ -173,19 +175,24 @@ class Asker:
         task.add_done_callback(self._tasks.discard)
 
     async def _ask(self, candidate: Candidate, query: SelfQuery, gate: AskGate, engine: str) -> None:
-        started_s = time.monotonic()
-        answered = False
+        started_s, freed = time.monotonic(), self._freed
+        answered, queued_s = False, 0.0
         try:
             async with asyncio.timeout(self._deadline_s):
                 answer = await candidate.send(query, engine)
             signals = read_signals(answer)
-            answered = True
+            told = decode_answer(answer, query.api)
+            answered, queued_s = True, (told.engine_queue_ms or 0.0) / 1000
         except (HeadwayError, TimeoutError, ValueError) as error:
             self._tally.failed(error)
         finally:
-            gate.ended(time.monotonic() - started_s, self._clock.now_us(), answered=answered)
+            # What it waited in the engine's queue took nobody's slot.
+            took_s = max(0.0, time.monotonic() - started_s - queued_s)
+            gate.ended(took_s, self._clock.now_us(), answered=answered)
+            self._lead += (self._freed - freed - self._lead) * _LEAD_GAIN
         if answered and candidate.item.state is State.WAITING:
-            self._move(candidate, signals, _cached(answer), engine)
+            cached = told.usage.cached_tokens if told.usage else None
+            self._move(candidate, signals, cached or 0, engine)
 
     def _move(self, candidate: Candidate, signals: dict[str, float], cached_before: int, engine: str) -> None:
         exchange, item = candidate.exchange, candidate.item
@@ -203,9 +210,3 @@ class Asker:
 
 
 _NO_QUERY: Final = frozenset(one.value for one in NoQuery)
-
-
-def _cached(answer: bytes) -> int:
-    usage = msgspec.json.decode(answer, type=_Answer).usage
-    details = usage.prompt_tokens_details if usage else None
-    return (details.cached_tokens if details else None) or 0

@@ -1,0 +1,82 @@
+"""On real engines: a waiting request's model is asked, tells, and finds the prompt in its cache afterwards."""
+
+import asyncio
+from pathlib import Path
+
+import aiohttp
+import msgspec
+import pytest
+from conftest import EngineUnderTest
+from crowd import SLOTS, chat, first_bytes, headway_before, on
+
+from predictor.request import Api
+from predictor.self_query import ENDS, OPENINGS, SELF_NAMES, build_query, read_signals
+
+pytestmark = pytest.mark.engines
+
+_WORDS = "river stone cloud lamp green paper music seven winter garden silver window "
+
+
+@on("vllm", "sglang")
+async def test_an_engine_answers_the_query_of_every_form(real: EngineUnderTest) -> None:
+    """Chat, completion, token ids and plain messages: each query brings one value for every signal."""
+    turns = [{"role": "user", "content": "Say hello."}]
+    bodies = [
+        (Api.CHAT, {"model": real.model, "messages": turns}),
+        (Api.COMPLETIONS, {"model": real.model, "prompt": "Once upon a time"}),
+        (Api.COMPLETIONS, {"model": real.model, "prompt": [1, 2, 3, 4]}),
+        (Api.MESSAGES, {"model": real.model, "max_tokens": 9, "messages": turns, "system": "Be kind."}),
+    ]
+    async with aiohttp.ClientSession(real.base_url) as session:
+        for api, body in bodies:
+            query = build_query(msgspec.json.encode(body), api, tool_choice="none", token_ids=())
+            async with session.post(
+                query.api.value, data=query.body, headers={"Content-Type": "application/json"}
+            ) as answer:
+                assert answer.status == 200, await answer.text()
+                assert set(read_signals(await answer.read())) == set(SELF_NAMES)
+
+
+@on("vllm")
+async def test_chosen_openings_are_tokens_of_a_real_vocabulary(real: EngineUnderTest) -> None:
+    """Nearly all openings, and one end, are one token of the model under test."""
+    single = 0
+    async with aiohttp.ClientSession(real.base_url) as session:
+        for text in (*OPENINGS, *ENDS):
+            body = {"model": real.model, "prompt": text, "add_special_tokens": False}
+            async with session.post("/tokenize", json=body) as answer:
+                single += len((await answer.json())["tokens"]) == 1
+    assert single > 0.8 * len(OPENINGS)
+
+
+@on("vllm", "sglang")
+async def test_who_waits_is_asked_about_and_finds_its_prompt_cached(
+    real: EngineUnderTest, tmp_path: Path
+) -> None:
+    """With the slots taken, requests near the front are asked about in time, and what the query computed of their
+    prompts is found in the engine's cache."""
+    crowd = [
+        chat(real, 0.5, 24) | {"messages": [{"role": "user", "content": f"{place} {_WORDS * 12}0.5"}]}
+        for place in range(5 * SLOTS)
+    ]
+    async with headway_before(
+        real,
+        tmp_path,
+        window=SLOTS,
+        self_prediction="on",
+        self_prediction_share=0.5,
+        self_prediction_deadline_s=20.0,
+    ) as headway:
+        await first_bytes(headway.url, crowd)
+        await asyncio.sleep(0.1)
+        told = {
+            tuple(sample.labels.values()): sample.value
+            for metric in headway.metrics.registry.collect()
+            if metric.name == "headway_self_predictions"
+            for sample in metric.samples
+            if sample.name.endswith("_total")
+        }
+        shares = headway.status().engines[0].self_prediction_cached_share
+    assert told.get(("hit", ""), 0) >= 3, told
+    assert sum(told.values()) == len(crowd), told
+    assert shares is not None and shares >= 0.8
