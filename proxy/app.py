@@ -8,24 +8,21 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
-from aiohttp import web
 
 from predictor.features.schema import Schema
 from predictor.records import TrafficRecord
 from predictor.redis_address import RedisAddress
 from proxy.active import ActiveCount
-from proxy.admin import METRICS_TYPE, Admin
-from proxy.asking.asker import Asker
-from proxy.asking.gate import AskLimits
-from proxy.asking.tally import AskTally
-from proxy.asking.vocabulary import Vocabulary
+from proxy.admin import Admin
+from proxy.asking.make import make_asker
 from proxy.booking import Bookkeeper
 from proxy.clock import Clock
 from proxy.discovery import Discovery
 from proxy.dispatcher import Dispatcher
 from proxy.engines.registry import Engines
-from proxy.errors import Draining, MethodNotAllowed, UnknownRoute
+from proxy.errors import Draining
 from proxy.fairness import Fairness
+from proxy.front import SHUTTING_DOWN, Front
 from proxy.gauges import watch_proxy, watch_ranker, watch_redis
 from proxy.health import HealthWatch
 from proxy.learning import Learning, make_ranking
@@ -36,21 +33,17 @@ from proxy.owners import Owners
 from proxy.passing import Passing
 from proxy.pool import Pool
 from proxy.ranking import Estimator, Ranking
-from proxy.replies import error_response, json_response
-from proxy.routes import Handling, find_route
 from proxy.scheduling.policy import Policy
-from proxy.scheduling.replica import Replica
 from proxy.server import Listener
 from proxy.serving import Serving
 from proxy.settings import Settings
 from proxy.shared.together import Together
-from proxy.status import EngineStatus, Status, first_waiting
+from proxy.status import Status, engine_status, first_waiting
 from proxy.traffic_log import TrafficLog, TrafficSink, open_log
 from proxy.upstream import Upstream
 from proxy.windows import Windows
 
 _LOG: Final = logging.getLogger("headway")
-_SHUTTING_DOWN: Final = "This proxy is shutting down."
 _FIRST_LOOK_S: Final = 3.0
 
 
@@ -118,7 +111,7 @@ class Headway:
             watch_redis(self.metrics, self._together)
             await self._together.start()
         await self._learning.start()
-        self._listeners.append(Listener(self.handle, settings, settings.host, settings.port))
+        self._listeners.append(Listener(self._front.handle, settings, settings.host, settings.port))
         self.port = await self._listeners[0].start()
         if settings.admin_port is not None:
             admin = Admin(self.metrics, self.status, self.drain)
@@ -155,7 +148,16 @@ class Headway:
             changed=self._adapt,
         )
         owners = Owners()
-        self._asker = self._make_asker(api_key)
+        self._asker = make_asker(
+            settings,
+            api_key,
+            dispatcher=self._dispatcher,
+            engines=self._engines,
+            upstream=self._upstream,
+            estimator=self._estimator,
+            metrics=self.metrics,
+            clock=self._clock,
+        )
         self._books = Bookkeeper(
             clock=self._clock,
             metrics=self.metrics,
@@ -211,22 +213,7 @@ class Headway:
             owners=owners,
             api_key=api_key,
         )
-
-    def _make_asker(self, api_key: str | None) -> Asker | None:
-        settings = self.settings
-        if settings.self_prediction == "off":
-            return None
-        return Asker(
-            AskLimits(settings.self_prediction_share, settings.self_prediction_share),
-            settings.self_prediction_deadline_s,
-            learning_part=1 / 3 if settings.self_prediction == "auto" else 1.0,
-            dispatcher=self._dispatcher,
-            engines=self._engines,
-            estimator=self._estimator,
-            tally=AskTally(self.metrics),
-            vocabulary=Vocabulary(self._engines, self._upstream, api_key),
-            clock=self._clock,
-        )
+        self._front = Front(self._serving, self._passing, self._health, self._active, self.metrics)
 
     def _adapt(self, url: str) -> None:
         self._pool.adapt(url)
@@ -264,7 +251,7 @@ class Headway:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._serving.draining = True
-        self._dispatcher.refuse_waiting(Draining(_SHUTTING_DOWN))
+        self._dispatcher.refuse_waiting(Draining(SHUTTING_DOWN))
         if self._asker is not None:
             await self._asker.close()
         await self._upstream.close()
@@ -275,31 +262,6 @@ class Headway:
             await self._together.close()
         if isinstance(self._log, TrafficLog):
             await asyncio.to_thread(self._log.close)
-
-    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Every request of the client port comes through here."""
-        route = find_route(request.path)
-        if route is None:
-            return error_response(UnknownRoute(f"There is no route {request.path} here."), path=request.path)
-        if request.method != route.method:
-            message = f"{request.path} takes {route.method}, not {request.method}."
-            return error_response(MethodNotAllowed(message), {"Allow": route.method}, path=request.path)
-        if route.handling is Handling.OWN:
-            return self._own(route.path)
-        if route.api is None and self._serving.draining:
-            return error_response(Draining(_SHUTTING_DOWN), path=request.path)
-        with self._active:
-            if route.api is not None:
-                return await self._serving.serve(request, route.api)
-            return await self._passing.serve(request, route)
-
-    def _own(self, path: str) -> web.Response:
-        if path == "/metrics":
-            return web.Response(body=self.metrics.exposition(), headers={"Content-Type": METRICS_TYPE})
-        draining = self._serving.draining
-        if path == "/healthz" or (self._health.any_available and not draining):
-            return json_response({"status": "ok"})
-        return json_response({"status": "draining" if draining else "no engine"}, status=503)
 
     def status(self) -> Status:
         """What the proxy is doing now."""
@@ -316,27 +278,13 @@ class Headway:
             waiting=self._scheduler.waiting,
             running=self._scheduler.running,
             outcomes={outcome.value: count for outcome, count in self.metrics.ended.items()},
-            engines=[self._engine_status(replica) for replica in self._scheduler.replicas],
+            engines=[
+                engine_status(one, self._engines, self._books.watches[one.name], self._windows, self._asker)
+                for one in self._scheduler.replicas
+            ],
             first_waiting=first_waiting(self._scheduler, self._clock.now_us()),
             traffic_log_written=self._logged(),
             traffic_log_dropped=self._log.dropped if self._log else 0,
-        )
-
-    def _engine_status(self, replica: Replica) -> EngineStatus:
-        watch = self._books.watches[replica.name]
-        facts = self._engines.facts(replica.name)
-        return EngineStatus(
-            url=replica.name,
-            kind=self._engines.adapter(replica.name).kind,
-            version=facts.version if facts else None,
-            models=[model.id for model in facts.models] if facts else [],
-            reports_cached=self._engines.reports_cached(replica.name),
-            available=replica.available,
-            running=replica.running,
-            window=replica.window,
-            window_reason=self._windows.reason(replica.name),
-            priority=watch.verdict.value,
-            pairs=watch.pairs,
         )
 
     def _logged(self) -> int:

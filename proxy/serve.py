@@ -14,8 +14,9 @@ from typing import Any, Final
 import uvloop
 
 from proxy.app import Headway
+from proxy.configuration import load_settings
 from proxy.describe import describe
-from proxy.settings import Settings, SettingsError, load_settings
+from proxy.settings import Settings, SettingsError
 
 _YOUNG_OBJECTS: Final = 20_000
 _LOG: Final = logging.getLogger("headway")

@@ -4,8 +4,13 @@ from typing import Final
 
 import msgspec
 
+from proxy.asking.asker import Asker
+from proxy.engines.registry import Engines
 from proxy.order import Ordering
+from proxy.order_watch import OrderWatch
+from proxy.scheduling.replica import Replica
 from proxy.scheduling.scheduler import Scheduler
+from proxy.windows import Windows
 
 _SHOWN_WAITING: Final = 20
 
@@ -15,6 +20,7 @@ class EngineStatus(msgspec.Struct, frozen=True):
 
     `version` and `models` as the engine tells them; `reports_cached`: whether its usage tells cached tokens,
     null where that was not seen yet. `priority`: unproven, honoured or ignored, after so many telling `pairs`.
+    `self_prediction_cached_share`: of what queries computed of prompts, the share that the requests found.
     """
 
     url: str
@@ -28,6 +34,7 @@ class EngineStatus(msgspec.Struct, frozen=True):
     window_reason: str
     priority: str
     pairs: int
+    self_prediction_cached_share: float | None
 
 
 class ShadowStatus(msgspec.Struct, frozen=True):
@@ -90,6 +97,27 @@ class Status(msgspec.Struct, frozen=True):
     first_waiting: list[WaitingStatus]
     traffic_log_written: int
     traffic_log_dropped: int
+
+
+def engine_status(
+    replica: Replica, engines: Engines, watch: OrderWatch, windows: Windows, asker: Asker | None
+) -> EngineStatus:
+    """One engine as it is known now."""
+    facts = engines.facts(replica.name)
+    return EngineStatus(
+        url=replica.name,
+        kind=engines.adapter(replica.name).kind,
+        version=facts.version if facts else None,
+        models=[model.id for model in facts.models] if facts else [],
+        reports_cached=engines.reports_cached(replica.name),
+        available=replica.available,
+        running=replica.running,
+        window=replica.window,
+        window_reason=windows.reason(replica.name),
+        priority=watch.verdict.value,
+        pairs=watch.pairs,
+        self_prediction_cached_share=asker.cached_share(replica.name) if asker else None,
+    )
 
 
 def first_waiting(scheduler: Scheduler, now_us: int) -> list[WaitingStatus]:

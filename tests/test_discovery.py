@@ -11,8 +11,9 @@ import pytest
 from harness import CHAT, ask_raw, chat, engine_of, error_of, eventually, metrics_text, post, proxy_before
 
 from proxy.app import Headway
+from proxy.configuration import load_settings
 from proxy.discovery import addresses_of
-from proxy.settings import SettingsError, load_settings
+from proxy.settings import SettingsError
 from training.emulator import EmulatedEngine
 
 

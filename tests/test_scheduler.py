@@ -278,7 +278,7 @@ def test_the_lane_serves_its_share_of_the_oldest(share: float, expected: int) ->
 
 def test_unknown_policy_is_refused_by_name() -> None:
     """A misspelt policy is an error that lists the known ones."""
-    with pytest.raises(ValueError, match="fcfs, quantile, sjf"):
+    with pytest.raises(ValueError, match="fcfs, quantile, work, sjf"):
         make_policy("shortest", 1.0)
 
 

@@ -6,7 +6,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from proxy.settings import Settings, SettingsError, default_state_dir, load_settings
+from proxy.configuration import load_settings
+from proxy.settings import Settings, SettingsError, default_state_dir
 
 ENGINE = {"engine": ["http://127.0.0.1:8000"]}
 

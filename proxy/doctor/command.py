@@ -14,9 +14,10 @@ from typing import Final
 import msgspec
 from rich.console import Console
 
+from proxy.configuration import load_settings
 from proxy.doctor.examine import examine
 from proxy.doctor.findings import Report, Verdict
-from proxy.settings import SettingsError, load_settings
+from proxy.settings import SettingsError
 from proxy.upstream import Upstream
 
 _COLOUR: Final = {

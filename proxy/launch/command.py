@@ -17,10 +17,11 @@ import msgspec
 import uvloop
 
 from proxy.app import Headway
+from proxy.configuration import load_settings
 from proxy.launch.plan import LOOPBACK, Plan, make_plan
 from proxy.launch.supervisor import EngineEndedError, Supervisor
 from proxy.serve import add_settings, calm_collector, given
-from proxy.settings import Settings, SettingsError, load_settings
+from proxy.settings import Settings, SettingsError
 
 _LOG: Final = logging.getLogger("headway.run")
 _SEPARATOR: Final = "--"

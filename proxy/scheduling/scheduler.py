@@ -156,8 +156,7 @@ class Scheduler:
         """The client has gone. Waiting or running, the request is finished; harmless when it already was."""
         if item.state is State.WAITING:
             self._leave(item)
-            # It may have been too large for the KV cache while whoever comes after it is not.
-            return self._start(now_us)
+            return self._start(now_us)  # it may have been too large for the KV cache, and the next one is not
         return self.finish(item, now_us)
 
     def finish(self, item: QueuedRequest, now_us: int, actual_tokens: float | None = None) -> Changes:
@@ -177,8 +176,7 @@ class Scheduler:
             gone += [item for item in hopeless(self._tiers, now_us, tokens_per_s) if item not in gone]
         for item in gone:
             self._leave(item)
-        refused = [(item, Reason.EXPIRED) for item in gone]
-        return Changes(self._start(now_us).started, refused)
+        return Changes(self._start(now_us).started, [(item, Reason.EXPIRED) for item in gone])
 
     def tick(self, now_us: int) -> Changes:
         """Time has passed: a class's hours may have begun."""

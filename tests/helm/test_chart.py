@@ -9,7 +9,7 @@ import kubernetes_validate
 import pytest
 
 import headway
-from proxy.settings import load_settings
+from proxy.configuration import load_settings
 
 from . import tools
 from .rendering import (

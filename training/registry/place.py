@@ -4,7 +4,8 @@ import argparse
 import os
 from pathlib import Path
 
-from proxy.settings import Settings, load_settings
+from proxy.configuration import load_settings
+from proxy.settings import Settings
 
 # The settings need an engine; a trainer asks none.
 _NO_ENGINE = "http://nobody:1"

@@ -1,0 +1,60 @@
+"""The client port's entry: the allow-list decides what a request is, and whose it is to answer."""
+
+from typing import Final
+
+from aiohttp import web
+
+from proxy.active import ActiveCount
+from proxy.admin import METRICS_TYPE
+from proxy.errors import Draining, MethodNotAllowed, UnknownRoute
+from proxy.health import HealthWatch
+from proxy.metrics import Metrics
+from proxy.passing import Passing
+from proxy.replies import error_response, json_response
+from proxy.routes import Handling, find_route
+from proxy.serving import Serving
+
+SHUTTING_DOWN: Final = "This proxy is shutting down."
+
+
+class Front:
+    """Hands each request to what serves its route."""
+
+    def __init__(
+        self,
+        serving: Serving,
+        passing: Passing,
+        health: HealthWatch,
+        active: ActiveCount,
+        metrics: Metrics,
+    ) -> None:
+        self._serving = serving
+        self._passing = passing
+        self._health = health
+        self._active = active
+        self._metrics = metrics
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Every request of the client port comes through here."""
+        route = find_route(request.path)
+        if route is None:
+            return error_response(UnknownRoute(f"There is no route {request.path} here."), path=request.path)
+        if request.method != route.method:
+            message = f"{request.path} takes {route.method}, not {request.method}."
+            return error_response(MethodNotAllowed(message), {"Allow": route.method}, path=request.path)
+        if route.handling is Handling.OWN:
+            return self._own(route.path)
+        if route.api is None and self._serving.draining:
+            return error_response(Draining(SHUTTING_DOWN), path=request.path)
+        with self._active:
+            if route.api is not None:
+                return await self._serving.serve(request, route.api)
+            return await self._passing.serve(request, route)
+
+    def _own(self, path: str) -> web.Response:
+        if path == "/metrics":
+            return web.Response(body=self._metrics.exposition(), headers={"Content-Type": METRICS_TYPE})
+        draining = self._serving.draining
+        if path == "/healthz" or (self._health.any_available and not draining):
+            return json_response({"status": "ok"})
+        return json_response({"status": "draining" if draining else "no engine"}, status=503)
