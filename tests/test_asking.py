@@ -21,6 +21,10 @@ SECOND_US = 1_000_000
 class Told(Fixed, frozen=True):
     """Believes what the model says: an answer that begins with 'Yes' is the shortest of all."""
 
+    @property
+    def uses_signals(self) -> bool:
+        return True
+
     def refine(self, estimate: Estimate, signals: Mapping[str, float], now_s: float) -> Estimate:
         short = signals["self.opens.Yes"] > -1
         return msgspec.structs.replace(estimate, prediction=Prediction(0.0 if short else 1.0, 8.0, 1.0, 99.0))

@@ -89,7 +89,10 @@ class Asker:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def waits(self, candidate: Candidate) -> None:
-        """A request is about to be admitted: it may have to wait."""
+        """A request is about to be admitted: it may have to wait. One whose ranker reads no features is let be."""
+        estimate = candidate.exchange.estimate
+        if not self._estimator.uses_signals and (estimate is None or estimate.features is None):
+            return
         candidate.freed = self._freed
         self._waiting[candidate.item.seq] = candidate
 

@@ -63,8 +63,9 @@ async def headway_before(engine: Served, state: Path, **more: Any) -> AsyncItera
     url = more.pop("url", engine.base_url)
     # Most tests count what their engine is asked.
     more.setdefault("self_prediction", "off")
+    estimator = more.pop("estimator", None) or Fixed(TaggedRanker())
     settings = Settings(engine=(url,), port=0, state=str(state), **more)
-    headway = Headway(settings, estimator=Fixed(TaggedRanker()))
+    headway = Headway(settings, estimator=estimator)
     await headway.start()
     try:
         yield headway

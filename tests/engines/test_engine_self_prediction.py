@@ -6,11 +6,12 @@ from pathlib import Path
 import aiohttp
 import msgspec
 import pytest
-from conftest import EngineUnderTest
 from crowd import SLOTS, chat, first_bytes, headway_before, on
+from real_engines import EngineUnderTest
 
 from predictor.request import Api
 from predictor.self_query import ENDS, OPENINGS, SELF_NAMES, build_query, read_signals
+from proxy.ranking import Ranking
 
 pytestmark = pytest.mark.engines
 
@@ -59,10 +60,13 @@ async def test_who_waits_is_asked_about_and_finds_its_prompt_cached(
         chat(real, 0.5, 24) | {"messages": [{"role": "user", "content": f"{place} {_WORDS * 12}0.5"}]}
         for place in range(5 * SLOTS)
     ]
+    ranking = Ranking()
+    assert ranking.load()
     async with headway_before(
         real,
         tmp_path,
         window=SLOTS,
+        estimator=ranking,
         self_prediction="on",
         self_prediction_share=0.5,
         self_prediction_deadline_s=20.0,
