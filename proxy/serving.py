@@ -139,7 +139,7 @@ class Serving:
         self, request: web.BaseRequest, raw: bytes, queued: QueuedRequest, exchange: Exchange
     ) -> None:
         """Wait for a place at an engine; meanwhile its model may be asked how long the answer will be."""
-        if self._asker is None:
+        if self._asker is None or not self._asker.listens(exchange):
             await self._dispatcher.admit(queued)
             return
 

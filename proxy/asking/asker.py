@@ -88,11 +88,13 @@ class Asker:
         self._lead = _FIRST_LEAD
         self._tasks: set[asyncio.Task[None]] = set()
 
+    def listens(self, exchange: Exchange) -> bool:
+        """Whether the ranker or the log can do anything with what a model would say."""
+        estimate = exchange.estimate
+        return self._estimator.uses_signals or (estimate is not None and estimate.features is not None)
+
     def waits(self, candidate: Candidate) -> None:
-        """A request is about to be admitted: it may have to wait. One whose ranker reads no features is let be."""
-        estimate = candidate.exchange.estimate
-        if not self._estimator.uses_signals and (estimate is None or estimate.features is None):
-            return
+        """A request is about to be admitted: it may have to wait."""
         candidate.freed = self._freed
         self._waiting[candidate.item.seq] = candidate
 

@@ -36,6 +36,6 @@ class AskTally:
     def failed(self, error: Exception) -> None:
         """A query brought no answer; said in the log without filling it."""
         if self.failures % _FAILURES_PER_LINE == 0:
-            _LOG.warning("a self-prediction query brought nothing: %s", error or type(error).__name__)
+            _LOG.warning("a self-prediction query brought nothing: %s", str(error) or type(error).__name__)
         self.failures += 1
         self._failed.inc()
