@@ -24,7 +24,8 @@ class Asked(msgspec.Struct, frozen=True):
 class Exchange(msgspec.Struct, eq=False):
     """Filled in on the way; `record` makes the traffic record of it. Times in microseconds of the clock.
 
-    `rank`: what the engine orders it by, lower first; None where it was told nothing.
+    `attempts`: how often it was sent to an engine. `rank`: what the engine orders it by, lower first; None where
+    it was told nothing.
     """
 
     request_id: str
@@ -35,6 +36,7 @@ class Exchange(msgspec.Struct, eq=False):
     estimate: Estimate | None = None
     asked: Asked | None = None
     key_us: int | None = None
+    attempts: int = 0
     rank: int | None = None
     replica: str | None = None
     dispatched_us: int | None = None

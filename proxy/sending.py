@@ -116,7 +116,10 @@ class Sender:
         )
         adapter = self._engines.adapter(exchange.replica)
         ours = None if self._mode == "hold" or says_itself else turn
-        return adapter.outgoing(exchange.api, raw, body, ours, exchange.request_id)
+        exchange.attempts += 1
+        # SGLang aborts by id, and for an attempt that it refused it may do so late: the next one needs another.
+        request_id = exchange.request_id if exchange.attempts == 1 else uuid.uuid4().hex
+        return adapter.outgoing(exchange.api, raw, body, ours, request_id)
 
     def _abort_soon(self, base: str, abort: Abort) -> None:
         """In a task of its own: the request's task may just be cancelled."""

@@ -47,7 +47,10 @@ async def test_a_burst_beyond_the_engines_queue_is_served_whole(mode: str, windo
 @pytest.mark.parametrize("api", BODIES)
 @pytest.mark.parametrize("stream", [False, True])
 async def test_sglangs_refusals_are_waited_out(api: Api, stream: bool) -> None:
-    """A status, or an event inside a 200: either way the client gets its answer, and nothing is aborted."""
+    """A status, or an event inside a 200: either way the client gets its answer, and nothing is aborted.
+
+    Each attempt has an id of its own: the engine's late abort of a refused one must not meet the next.
+    """
     async with FakeSglang() as engine, proxy_before(engine.url) as headway:
         engine.full = 2
         body = BODIES[api][:-1] + b',"stream":true}' if stream else BODIES[api]
@@ -57,6 +60,8 @@ async def test_sglangs_refusals_are_waited_out(api: Api, stream: bool) -> None:
         await idle(headway)
         assert len(engine.received) == 3
         assert engine.aborted == []
+        rids = [body.get("rid") or body.get("request_id") for _, body, _ in engine.received]
+        assert api is Api.MESSAGES or len(set(rids)) == 3
         assert await outcomes(headway) == {"completed": 1}
 
 

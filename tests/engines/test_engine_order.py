@@ -32,14 +32,23 @@ async def running(real: EngineUnderTest) -> float:
 
 
 @pytest.mark.parametrize("mode", ["engine", "hybrid", "hold"])
-@on("vllm", "vllm-fcfs", "sglang", "sglang-plain")
+@on("vllm", "sglang", "sglang-plain")
 async def test_short_answers_begin_before_long_ones(real: EngineUnderTest, tmp_path: Path, mode: str) -> None:
-    """With all slots taken, every request thought to be short begins before every one thought to be long.
+    """With all slots taken, every request thought to be short begins before every one thought to be long."""
+    await short_before_long(real, tmp_path, mode)
 
-    Where the engine takes no priorities the proxy holds; vLLM's fcfs would betray only mode `engine`.
-    """
-    if (real.name, mode) == ("vllm-fcfs", "engine"):
-        pytest.skip("that this engine ignores us is what doctor and the next test find")
+
+@pytest.mark.parametrize("mode", ["hybrid", "hold"])
+@on("vllm-fcfs")
+async def test_the_proxy_holds_before_an_engine_without_priorities(
+    real: EngineUnderTest, tmp_path: Path, mode: str
+) -> None:
+    """The same order where vLLM itself is first come, first served: then nothing waits in the engine."""
+    await short_before_long(real, tmp_path, mode)
+
+
+async def short_before_long(real: EngineUnderTest, tmp_path: Path, mode: str) -> None:
+    """Take all slots, then send short and long ones in turn."""
     blockers = [chat(real, 0.0, 48)] * BLOCKERS
     crowd = [chat(real, quantile, 8) for quantile in [0.9, 0.1] * (CROWD // 2)]
     async with headway_before(real, tmp_path, mode=mode, window=SLOTS) as headway:

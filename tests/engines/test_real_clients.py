@@ -1,6 +1,5 @@
 """Public clients, unchanged, through the proxy before the real vLLM; each counts what it had answered."""
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -50,11 +49,9 @@ def user(text: str) -> Any:
     return [{"role": "user", "content": text}]
 
 
-def city_of(arguments: str) -> str:
-    """What a tool was called with; vLLM 0.32 encodes the arguments of a demanded call twice."""
-    found = json.loads(arguments)
-    city: str = (json.loads(found) if isinstance(found, str) else found)["city"]
-    return city
+def calls_of(message: Any) -> list[tuple[str, str]]:
+    """Name and arguments of each tool call."""
+    return [(call.function.name, call.function.arguments) for call in message.tool_calls or []]
 
 
 @on("vllm")
@@ -128,24 +125,31 @@ async def test_openai_responses(real: EngineUnderTest, tmp_path: Path, tally: Co
 
 @on("vllm")
 async def test_openai_tools(real: EngineUnderTest, tmp_path: Path, tally: Counter[str]) -> None:
-    """Left to the model, demanded, and named; whole and in pieces. (So small a model calls only when it must.)"""
-    async with headway_before(real, tmp_path) as headway, client_of(headway) as client:
-        asked: dict[str, Any] = {
-            "model": real.model,
-            "messages": user("What is the weather in Paris? 0.5"),
-            "tools": [WEATHER],
-            "max_tokens": 64,
-            "temperature": 0,
-        }
-        left = await client.chat.completions.create(**asked)
-        assert left.choices[0].message.content or left.choices[0].message.tool_calls
-        named = {"type": "function", "function": {"name": "weather"}}
-        for choice in ("required", named):
-            made = await client.chat.completions.create(**asked, tool_choice=choice)
-            assert made.choices[0].message.tool_calls
-            (call, *_) = made.choices[0].message.tool_calls
-            assert call.type == "function" and call.function.name == "weather"
-            assert city_of(call.function.arguments) in ("Paris", "Rome")
+    """Left to the model, demanded, and named; whole and in pieces: what the SDK reads is what it reads without us.
+
+    What so small a model puts into a call is its own affair.
+    """
+    asked: dict[str, Any] = {
+        "model": real.model,
+        "messages": user("What is the weather in Paris? 0.5"),
+        "tools": [WEATHER],
+        "max_tokens": 64,
+        "temperature": 0,
+    }
+    named = {"type": "function", "function": {"name": "weather"}}
+    async with (
+        headway_before(real, tmp_path) as headway,
+        client_of(headway) as client,
+        openai.AsyncOpenAI(base_url=f"{real.base_url}/v1", api_key="none", max_retries=0) as direct,
+    ):
+        for choice in ("auto", "required", named):
+            made, expected = [
+                (await one.chat.completions.create(**asked, tool_choice=choice)).choices[0].message
+                for one in (client, direct)
+            ]
+            assert made.content == expected.content
+            assert calls_of(made) == calls_of(expected)
+            assert choice == "auto" or [name for name, _ in calls_of(made)][:1] == ["weather"]
         pieces = [
             piece.function.arguments or ""
             async for chunk in await client.chat.completions.create(**asked, tool_choice=named, stream=True)
@@ -153,7 +157,7 @@ async def test_openai_tools(real: EngineUnderTest, tmp_path: Path, tally: Counte
             for piece in chunk.choices[0].delta.tool_calls or []
             if piece.function
         ]
-        assert city_of("".join(pieces)) in ("Paris", "Rome")
+        assert "".join(pieces)
         assert headway.status().outcomes == {"completed": 4}
     tally[f"{OPENAI}: tools"] += 4
 
