@@ -116,6 +116,8 @@ class _Demo:
             state=f"{self._state}/{name}",
             max_overtake=max_overtake_s,
             retrain="off",
+            # The emulated engine has no model that could be asked.
+            self_prediction="off" if self._args.engine == "emulated" else "auto",
         )
         headway = Headway(settings, estimator=estimator)
         await headway.start()

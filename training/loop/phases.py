@@ -142,6 +142,8 @@ class Loop:
                 # What is compared is the ranker: every arm has the same knobs.
                 "lane_share": 0.0,
                 "retrain": "off",
+                # Seeded is the emulated engine, which has no model that could be asked.
+                "self_prediction": "off" if self._engine.seeded else "auto",
             },
             Settings,
         )
