@@ -276,6 +276,15 @@ def test_the_lane_serves_its_share_of_the_oldest(share: float, expected: int) ->
     assert sum(one_more(scheduler).seq < 50 for _ in range(20)) == expected
 
 
+def test_a_request_keyed_anew_goes_by_its_new_key() -> None:
+    """Whoever is found to be long lets the others pass: the old key counts no more."""
+    scheduler = queue(Quantile(D_US))
+    first, second = submit(scheduler, 0, 0, 0.0), submit(scheduler, 1, 0, 0.5)
+    assert scheduler.rekey(first, predicted(1.0), 0) == Changes()
+    assert scheduler.set_window("engine", 1, 0).started == [second]
+    assert scheduler.finish(second, 0).started == [first]
+
+
 def test_unknown_policy_is_refused_by_name() -> None:
     """A misspelt policy is an error that lists the known ones."""
     with pytest.raises(ValueError, match="fcfs, quantile, work, sjf"):
