@@ -66,7 +66,11 @@ def build_query(raw: bytes, api: Api, *, tool_choice: str, token_ids: Sequence[i
     """
     if len(raw) > _MOST_BYTES:
         return NoQuery.LONG
-    body: dict[str, Any] = msgspec.json.decode(raw)
+    try:
+        body: dict[str, Any] = msgspec.json.decode(raw)
+    except (msgspec.DecodeError, RecursionError):
+        # What nobody reads on the way in may hold what only an engine takes, such as 1e999.
+        return NoQuery.FORM
     if api is Api.MESSAGES:
         messages = _chat_of(body)
         if messages is None:

@@ -210,7 +210,8 @@ class Serving:
         def engine_done() -> None:
             self._dispatcher.release(queued, exchange.actual_tokens(), exchange.engine_queue_ms)
             if self._asker is not None:
-                self._asker.place_freed(queued.replica or "")
+                # Not on this request's path: its client waits for the rest of the answer.
+                asyncio.get_running_loop().call_soon(self._asker.place_freed, queued.replica or "")
 
         return Relay(
             self._upstream,

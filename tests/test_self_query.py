@@ -81,6 +81,13 @@ def test_what_cannot_be_asked_has_its_reason(body: dict[str, Any], api: Api, rea
     assert build_query(msgspec.json.encode(body), api, tool_choice="none", token_ids=()) is reason
 
 
+@pytest.mark.parametrize("hidden", [b"1e999", b'"\\ud800"', b"[" * 3000 + b"]" * 3000])
+def test_what_only_an_engine_reads_is_not_asked_about(hidden: bytes) -> None:
+    """A field that is skipped on the way in may hold anything; it must not break the asking."""
+    raw = b'{"messages":[{"role":"user","content":"x"}],"documents":[%b]}' % hidden
+    assert build_query(raw, Api.CHAT, tool_choice="none", token_ids=()) is NoQuery.FORM
+
+
 @given(st.dictionaries(st.sampled_from([*OPENINGS, "other", "<|im_end|>"]), st.floats(-80, 0), min_size=1))
 def test_every_signal_is_a_finite_number_of_the_schema(tokens: dict[str, float]) -> None:
     """Whatever is listed, each feature has a value, and an opening that is not listed is no likelier than the

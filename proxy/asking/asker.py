@@ -113,9 +113,10 @@ class Asker:
     def place_freed(self, engine: str) -> None:
         """A request has left an engine: there is a moment's room."""
         self._freed += 1
-        if not self._waiting or self._engines.adapter(engine).kind == "generic":
+        replica = next((one for one in self._dispatcher.scheduler.replicas if one.name == engine), None)
+        # An engine may have left since.
+        if replica is None or not self._waiting or self._engines.adapter(engine).kind == "generic":
             return
-        replica = self._dispatcher.scheduler.replica(engine)
         slots = replica.window or replica.running or _SLOTS_UNKNOWN
         gate = self._gates.setdefault(engine, AskGate(self._limits, self._clock.now_us()))
         part = 1.0 if self._estimator.uses_signals else self._learning_part
