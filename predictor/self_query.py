@@ -125,7 +125,7 @@ def read_signals(answer: bytes) -> dict[str, float]:
         else:
             tokens = logprobs["top_logprobs"][0]
         found = {str(token): float(value) for token, value in tokens.items()}
-    except (msgspec.DecodeError, KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+    except (msgspec.DecodeError, LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise ValueError(f"no log-probabilities in the answer: {error!r}") from error
     return signals_of(found)
 

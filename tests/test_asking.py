@@ -12,8 +12,14 @@ from hypothesis import strategies as st
 from scripted_engine import JSON, Call, ScriptedEngine, reply
 
 from predictor.prediction import Prediction
+from predictor.request import Api
 from proxy.asking.gate import AskGate, AskLimits, Skip
+from proxy.asking.make import make_asker
+from proxy.clock import Clock
+from proxy.exchange import Exchange
+from proxy.metrics import Metrics
 from proxy.ranking import Estimate, Fixed
+from proxy.settings import Settings
 
 SECOND_US = 1_000_000
 
@@ -134,6 +140,24 @@ async def test_who_is_told_long_lets_others_pass(asking: dict[str, Any]) -> None
     assert model.served == ["running", "next", "a", "b", "looks long", "looks short"]
     [query] = model.queries
     assert msgspec.json.decode(query.body)["messages"][-1]["content"] == "looks short"
+
+
+async def test_a_request_that_an_engine_has_had_keeps_its_key() -> None:
+    """A key changes at most once: who waits again after a refusal is not asked about again."""
+    exchange = Exchange("r", Api.CHAT, 0)
+    asker = make_asker(
+        Settings(engine=()),
+        None,
+        dispatcher=None,  # type: ignore[arg-type]
+        engines=None,  # type: ignore[arg-type]
+        upstream=None,  # type: ignore[arg-type]
+        estimator=Told(ByMaxTokens()),
+        metrics=Metrics(),
+        clock=Clock(),
+    )
+    assert asker is not None and asker.listens(exchange)
+    exchange.attempts = 1
+    assert not asker.listens(exchange)
 
 
 async def test_a_model_that_never_answers_delays_nobody(asking: dict[str, Any]) -> None:

@@ -31,6 +31,7 @@ _LEAD_GAIN: Final = 0.2
 _BLOCK_UNKNOWN: Final = 16
 
 _NO_WAIT: Final = "no_wait"
+_FAR: Final = "far"
 
 Send = Callable[[SelfQuery, str], Awaitable[bytes]]
 
@@ -38,14 +39,14 @@ Send = Callable[[SelfQuery, str], Awaitable[bytes]]
 class Candidate(msgspec.Struct, eq=False):
     """A waiting request. `send` puts a query to an engine on its client's account.
 
-    `reason`: why nobody has asked about it yet; `freed`: places that had become free before it came.
+    `reason`: why it cannot be asked about; `freed`: places that had become free before it came.
     """
 
     item: QueuedRequest
     exchange: Exchange
     raw: bytes
     send: Send
-    reason: str = "far"
+    reason: str = ""
     freed: int = 0
     asking: bool = False
 
@@ -85,12 +86,19 @@ class Asker:
         self._waiting: dict[int, Candidate] = {}
         self._gates: dict[str, AskGate] = {}
         self._freed = 0
+        # Why the last free place brought no query.
+        self._why = _FAR
         self._lead = _FIRST_LEAD
         self._tasks: set[asyncio.Task[None]] = set()
 
     def listens(self, exchange: Exchange) -> bool:
-        """Whether the ranker or the log can do anything with what a model would say."""
+        """Whether the ranker or the log can do anything with what a model would say.
+
+        Once an engine has had the request its key stays: it has changed as often as it may.
+        """
         estimate = exchange.estimate
+        if exchange.attempts:
+            return False
         return self._estimator.uses_signals or (estimate is not None and estimate.features is not None)
 
     def waits(self, candidate: Candidate) -> None:
@@ -108,7 +116,9 @@ class Asker:
         elif candidate.asking:
             self._tally.late()
         else:
-            self._tally.skipped(candidate.reason if self._freed > candidate.freed else _NO_WAIT)
+            self._tally.skipped(
+                (candidate.reason or self._why) if self._freed > candidate.freed else _NO_WAIT
+            )
 
     def place_freed(self, engine: str) -> None:
         """A request has left an engine: there is a moment's room."""
@@ -121,10 +131,8 @@ class Asker:
         gate = self._gates.setdefault(engine, AskGate(self._limits, self._clock.now_us()))
         part = 1.0 if self._estimator.uses_signals else self._learning_part
         skip = gate.refuses(slots, self._clock.now_us(), part)
-        if (found := self._nearest(min(_MOST_NEAR, _NEAR_WINDOWS * slots))) is None:
-            return
-        if skip is not None:
-            found.reason = skip.value
+        self._why = skip.value if skip is not None else _FAR
+        if skip is not None or (found := self._nearest(min(_MOST_NEAR, _NEAR_WINDOWS * slots))) is None:
             return
         query = self._query(found, engine)
         if isinstance(query, NoQuery):
@@ -159,7 +167,7 @@ class Asker:
         lead = math.ceil(self._lead)
         for item in self._dispatcher.scheduler.upcoming(lead + count)[lead:]:
             candidate = self._waiting.get(item.seq)
-            if candidate is not None and not candidate.asking and candidate.reason not in _NO_QUERY:
+            if candidate is not None and not candidate.asking and not candidate.reason:
                 return candidate
         return None
 
@@ -213,6 +221,3 @@ class Asker:
         if facts is not None and facts.sglang is not None:
             return facts.sglang.page_size
         return (facts.cache.block_size if facts and facts.cache else None) or _BLOCK_UNKNOWN
-
-
-_NO_QUERY: Final = frozenset(one.value for one in NoQuery)
