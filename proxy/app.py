@@ -96,7 +96,9 @@ class Headway:
         if settings.traffic_log:
             self._log = self._together.log if self._together else open_log(settings)
         self._upstream = Upstream(settings)
-        self._make_parts(settings.read_api_key())
+        api_key = settings.read_api_key()
+        self._watch_engines(api_key)
+        self._serve_clients(api_key)
         self._discovery = Discovery(self._pool)
         await self._discovery.start(settings.engine)
         watch_proxy(
@@ -137,7 +139,7 @@ class Headway:
             published=self._learning.wake,
         )
 
-    def _make_parts(self, api_key: str | None) -> None:
+    def _watch_engines(self, api_key: str | None) -> None:
         settings = self.settings
         default = next(one for one in self._scheduler.classes if one.name == settings.default_class)
         self._engines = Engines(
@@ -146,17 +148,6 @@ class Headway:
             kind=settings.engine_kind,
             default_tier=default.tier,
             changed=self._adapt,
-        )
-        owners = Owners()
-        self._asker = make_asker(
-            settings,
-            api_key,
-            dispatcher=self._dispatcher,
-            engines=self._engines,
-            upstream=self._upstream,
-            estimator=self._estimator,
-            metrics=self.metrics,
-            clock=self._clock,
         )
         self._books = Bookkeeper(
             clock=self._clock,
@@ -190,6 +181,19 @@ class Headway:
             books=self._books,
             metrics=self.metrics,
             added=self._together.places.hold if self._together else None,
+        )
+
+    def _serve_clients(self, api_key: str | None) -> None:
+        settings, owners = self.settings, Owners()
+        self._asker = make_asker(
+            settings,
+            api_key,
+            dispatcher=self._dispatcher,
+            engines=self._engines,
+            upstream=self._upstream,
+            estimator=self._estimator,
+            metrics=self.metrics,
+            clock=self._clock,
         )
         self._serving = Serving(
             settings=settings,

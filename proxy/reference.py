@@ -51,13 +51,7 @@ def document() -> str:
     classes = ((f"`{name}`", default, text) for name, default, text in describe(ClassSettings))
     users = ((f"`{name}`", default, text) for name, default, text in describe(KeySettings))
     errors = (
-        (
-            f"`{one.code}`",
-            str(one.status),
-            "yes" if one.retryable else "no",
-            one.__doc__ or "",
-            one.advice,
-        )
+        (f"`{one.code}`", str(one.status), "yes" if one.retryable else "no", one.__doc__ or "", one.advice)
         for one in error_classes()
     )
     routes = ((route.method, f"`{route.path}`", route.handling.value) for route in ROUTES.values())

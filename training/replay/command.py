@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -48,14 +48,20 @@ class Replay(msgspec.Struct, frozen=True):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `headway replay`."""
-    add = parser.add_argument
+    _add_traffic(parser.add_argument)
+    _add_order(parser.add_argument)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", action="store_true", help="print one JSON document on stdout")
+
+
+def _add_traffic(add: Callable[..., object]) -> None:
+    """What arrives, and what serves it."""
     add(
         "--on",
         required=True,
         metavar="SRC",
         help="sqlite:///log.db, redis://, *.jsonl[.gz], *.parquet, trace *.csv[.gz]",
     )
-    add("--policies", default=_DEFAULT_POLICIES, help=f"comma-separated, of {', '.join(_KNOWN)}")
     add("--engine-profile", default="h100-8b", metavar="NAME", help=", ".join(sorted(PROFILES)))
     add("--replicas", type=int, default=1, help="how many such engines")
     add("--window", type=int, help="requests at each engine at once; default: its slots")
@@ -78,6 +84,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="heldout: where rows have a split, only those that no ranker was trained on",
     )
     add("--requests", type=int, default=5_000, help="how many; a trace as recorded is never repeated")
+
+
+def _add_order(add: Callable[..., object]) -> None:
+    """What orders it, and what is looked for."""
+    add("--policies", default=_DEFAULT_POLICIES, help=f"comma-separated, of {', '.join(_KNOWN)}")
     add(
         "--max-overtake",
         type=float,
@@ -106,8 +117,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="X: the most that anybody may wait longer than under FCFS",
     )
     add("--out", type=Path, metavar="FILE", help="with --tune: write the choice and the frontier as JSON")
-    add("--seed", type=int, default=1)
-    add("--json", action="store_true", help="print one JSON document on stdout")
 
 
 def run(args: argparse.Namespace) -> int:
