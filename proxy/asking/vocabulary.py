@@ -52,7 +52,7 @@ class Vocabulary:
             for text in (*OPENINGS, *ENDS):
                 tokens = await self._tokens(engine, model, text)
                 found += tokens if len(tokens) == 1 else []
-        except (HeadwayError, msgspec.DecodeError) as error:
+        except (HeadwayError, msgspec.DecodeError, ValueError) as error:
             _LOG.info("engine %s does not tell its tokens, its likeliest will do: %s", engine, error)
         self._known[engine, model] = tuple(found)
 
