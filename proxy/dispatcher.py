@@ -114,6 +114,10 @@ class Dispatcher:
             self.apply(self._windows.restarted(engine, now_us))
         self.apply(self._scheduler.set_available(engine, available, now_us))
 
+    def pause(self, engine: str, *, paused: bool) -> None:
+        """Send nothing to an engine for a moment; unlike one that was gone, it is not learned anew afterwards."""
+        self.apply(self._scheduler.set_available(engine, not paused, self._clock.now_us()))
+
     def apply(self, changes: Changes) -> None:
         """Let the handlers of requests that were started go on, and those of refused ones end."""
         for item in changes.started:

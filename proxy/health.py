@@ -47,13 +47,18 @@ class HealthWatch:
         self._last_seen_us = 0
         self._reasons: dict[str, str] = {}
         self._leaving: set[str] = set()
+        self._doubted: set[str] = set()
+        self._trusted_us: dict[str, int] = {}
+        self._asking: set[asyncio.Task[None]] = set()
+        upstream.lost = self.doubt
         self.looked = asyncio.Event()
         """Set once every engine was asked for the first time."""
 
     @property
     def any_available(self) -> bool:
         """Whether at least one engine answered last time."""
-        return any(replica.available for replica in self._dispatcher.scheduler.replicas)
+        replicas = self._dispatcher.scheduler.replicas
+        return any(replica.available or replica.name in self._doubted for replica in replicas)
 
     async def run(self) -> None:
         """Watch until cancelled."""
@@ -103,13 +108,37 @@ class HealthWatch:
     def note(self, name: str, available: bool) -> None:
         """An engine was found there or gone, here or on a request's path; what has left meanwhile is ignored."""
         known = self._replica(name)
-        if known is None or name in self._leaving or known.available == available:
+        if known is None or name in self._leaving:
             return
-        level = logging.INFO if available else logging.WARNING
-        _LOG.log(level, "engine %s %s", name, "answers" if available else "is gone")
-        if available:
-            self._came_back(name)
-        self._dispatcher.seen(name, available)
+        doubted = name in self._doubted
+        self._doubted.discard(name)
+        if doubted and available:
+            self._trusted_us[name] = self._clock.now_us()
+            self._dispatcher.pause(name, paused=False)
+        elif doubted or known.available != available:
+            level = logging.INFO if available else logging.WARNING
+            _LOG.log(level, "engine %s %s", name, "answers" if available else "is gone")
+            if available:
+                self._came_back(name)
+            self._dispatcher.seen(name, available)
+
+    def doubt(self, name: str) -> None:
+        """An engine broke a connection: nothing more is sent there until it has said that it is well.
+
+        Not more often than once a second: requests that make an engine break theirs shall not hold up the others.
+        """
+        replica = self._replica(name)
+        recently_us = self._clock.now_us() - round(_INTERVAL_S * 1e6)
+        if replica is None or not replica.available or self._trusted_us.get(name, 0) > recently_us:
+            return
+        self._doubted.add(name)
+        self._dispatcher.pause(name, paused=True)
+        task = asyncio.get_running_loop().create_task(self._ask_again(name))
+        self._asking.add(task)
+        task.add_done_callback(self._asking.discard)
+
+    async def _ask_again(self, name: str) -> None:
+        self.note(name, await self._is_healthy(name))
 
     def leave(self, name: str) -> None:
         """Send nothing more to an engine, however well it answers; what runs there goes on."""
@@ -119,6 +148,7 @@ class HealthWatch:
     def stay(self, name: str) -> None:
         """The engine is wanted again, or gone altogether."""
         self._leaving.discard(name)
+        self._trusted_us.pop(name, None)
 
     def _replica(self, name: str) -> Replica | None:
         replicas = self._dispatcher.scheduler.replicas
@@ -134,7 +164,8 @@ class HealthWatch:
 
     def _is_known(self, name: str) -> bool:
         replica = self._replica(name)
-        return replica is not None and replica.available and self._engines.facts(name) is not None
+        there = replica is not None and (replica.available or name in self._doubted)
+        return there and self._engines.facts(name) is not None
 
     async def _is_healthy(self, name: str) -> bool:
         adapter = self._engines.adapter(name)

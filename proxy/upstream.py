@@ -6,6 +6,7 @@ has no use for and which costs as much as all the rest of a request's way.
 
 import asyncio
 import ssl
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
@@ -105,6 +106,8 @@ class Upstream:
         self._settings = settings
         self._engines: dict[str, _Engine] = {}
         self._closed = False
+        self.lost: Callable[[str], None] | None = None
+        """Told of an engine that broke a connection in the midst of an exchange."""
         self._unanswered: set[ResponseHandler] = set()
         self._unread: set[aiohttp.StreamReader] = set()
         self._connect_timeout = aiohttp.ClientTimeout(total=None, sock_connect=settings.connect_timeout_s)
@@ -148,7 +151,7 @@ class Upstream:
             # Failed or cancelled, it is in the middle of something: nobody can use it again.
             connection.close()
             if isinstance(error, _ENGINE_FAILURES):
-                raise _translate(error, base) from error
+                raise self._failed(error, base) from error
             raise
 
     def forget(self, base: str) -> None:
@@ -160,7 +163,13 @@ class Upstream:
         try:
             return await answer.content.readany()
         except _ENGINE_FAILURES as error:
-            raise _translate(error, base) from error
+            raise self._failed(error, base) from error
+
+    def _failed(self, error: Exception, base: str) -> HeadwayError:
+        failure = _translate(error, base)
+        if self.lost is not None and isinstance(failure, EngineLost):
+            self.lost(base)
+        return failure
 
     def _engine(self, base: str) -> _Engine:
         known = self._engines.get(base)

@@ -54,6 +54,7 @@ class ScriptedEngine:
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self.calls: list[Call] = []
+        self.healthy = True
 
     @property
     def url(self) -> str:
@@ -91,7 +92,8 @@ class ScriptedEngine:
         asked = next((path for path in _PROBED if head.startswith(f"GET {path} ".encode())), None)
         # The tests' own requests say what they hold.
         if asked is not None and b"\r\nContent-Type:" not in head:
-            writer.write(reply(b"vllm:num_requests_running 0.0\n" if asked == "/metrics" else b"{}"))
+            said = b"vllm:num_requests_running 0.0\n" if asked == "/metrics" else b"{}"
+            writer.write(reply(said, status="200 OK" if self.healthy else "503 Service Unavailable"))
             return True
         lengths = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
         body = await reader.readexactly(int(lengths[0].split(b":")[1])) if lengths else b""
