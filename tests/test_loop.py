@@ -3,13 +3,18 @@
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 
+from predictor.features.extractor import FIXED_NAMES
 from predictor.records import Outcome, TrafficRecord
+from training.compare.client import Timing
 from training.compare.report import ArmReport
+from training.loop.intervals import Between, intervals
 from training.loop.phases import ORDER, as_json, choose
 from training.loop.picture import draw
-from training.loop.report import LoopReport, ranked_as, summarize
+from training.loop.report import LoopReport, asked_share, ranked_as, summarize
+from training.loop.saturation import HEADWAY, SATURATED_ORDER, compared, tokens_per_s
 
 
 def one_pass(arm: str, ttft_s: float, tokens_per_s: float = 100.0) -> ArmReport:
@@ -24,6 +29,7 @@ PASSES = (
     one_pass("retrained", 7.0, 99.0),
     one_pass("fcfs", 12.0),
 )
+BETWEEN = dict.fromkeys(("fcfs", "retrained", "oracle-quantile"), Between((4.0, 5.0), (1.5, 1.9), (0.7, 0.8)))
 LOGGED = [
     TrafficRecord(
         f"r{n}", n, "chat", Outcome.COMPLETED, quantile=n / 10, predicted_tokens=10.0 * n, output_tokens=9 * n + 1,
@@ -32,18 +38,26 @@ LOGGED = [
 ]  # fmt: skip
 
 
+def answers(ttft_s: list[float], *, failed: int | None = None) -> list[Timing]:
+    """A pass with these times, one of them for a request that failed."""
+    return [
+        Timing(f"p{n}", float(n), one, one + 1.0, 10, "stop", ok=n != failed) for n, one in enumerate(ttft_s)
+    ]
+
+
 def whole() -> LoopReport:
     """A report."""
     return LoopReport(
         engine="emulated", slots=8, max_tokens=128, capped_share=0.1, load=1.3, capacity_per_s=2.0, learned_from=300,
-        requests=100, max_overtake_s=20.0, order=ORDER, summaries=summarize(PASSES), passes=PASSES,
-        ranked=(ranked_as("wheel", LOGGED), ranked_as("retrained", LOGGED)), retrain=None, seconds=1.0,
+        requests=100, max_overtake_s=20.0, order=ORDER, summaries=summarize(PASSES, BETWEEN), passes=PASSES,
+        ranked=(ranked_as("wheel", LOGGED), ranked_as("retrained", LOGGED)), asked_share=0.4,
+        saturation=compared([100.0, 99.0] * 4), retrain=None, seconds=1.0,
     )  # fmt: skip
 
 
 def test_passes_of_an_arm_are_averaged_and_shared_out() -> None:
     """(11 - 6.5) / (11 - 5) of the oracle's gain; throughput beside FCFS's; every pass is shown."""
-    arms = {one.arm: one for one in summarize(PASSES)}
+    arms = {one.arm: one for one in summarize(PASSES, BETWEEN)}
     ours = arms["retrained"]
     assert ours.passes_s == (6.0, 7.0)
     assert ours.of_oracle == pytest.approx(0.75)
@@ -76,7 +90,87 @@ def test_each_arm_that_is_compared_runs_there_and_back() -> None:
 def test_the_report_and_its_picture_are_written(tmp_path: Path) -> None:
     """JSON that holds the sentence too, and a PNG."""
     report = whole()
-    assert "75% of what true lengths give" in as_json(report)["sentence"]
+    assert "75% (70% to 80%) of what true lengths give" in as_json(report)["sentence"]
     assert msgspec.json.decode(msgspec.json.encode(as_json(report)))["order"] == list(ORDER)
     draw(report, tmp_path / "loop.png")
     assert (tmp_path / "loop.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_intervals_compare_answer_by_answer() -> None:
+    """An arm that halves every single TTFT is twice as good for certain, however far the requests lie apart."""
+    fcfs = [float(2 * n + 2) for n in range(40)]
+    ours = intervals(
+        {
+            "fcfs": [answers(fcfs)],
+            "half": [answers([one / 2 for one in fcfs])],
+            "oracle": [answers([one / 4 for one in fcfs])],
+        },
+        "oracle",
+        seed=1,
+    )["half"]
+    assert ours.times_better == pytest.approx((2.0, 2.0))
+    assert ours.of_oracle == pytest.approx((2 / 3, 2 / 3))
+    low, high = ours.gain_s
+    assert low < sum(fcfs) / 80 < high
+
+
+def test_a_few_lucky_answers_are_no_gain() -> None:
+    """Where two of thirty answers make the whole difference the interval holds no gain too; the seed decides it."""
+    runs = {
+        "fcfs": [answers([5.0] * 30)],
+        "luck": [answers([1.0, 1.0] + [5.0] * 28)],
+        "oracle": [answers([1.0] * 30)],
+    }
+    found = intervals(runs, "oracle", seed=1)
+    assert found["luck"].gain_s[0] == 0.0 < found["luck"].gain_s[1]
+    assert found == intervals(runs, "oracle", seed=1)
+
+
+def test_who_failed_somewhere_is_compared_nowhere() -> None:
+    """A failed answer's time is no time; without any gain of the oracle's there is no share of it."""
+    runs = {
+        "fcfs": [answers([9.0, 2.0, 2.0])],
+        "ours": [answers([0.0, 1.0, 1.0], failed=0)],
+        "oracle": [answers([9.0, 2.0, 2.0])],
+    }
+    found = intervals(runs, "oracle", seed=1)["ours"]
+    assert found.gain_s == pytest.approx((1.0, 1.0))
+    assert found.of_oracle is None
+
+
+def test_a_full_engine_is_measured_while_it_is_full() -> None:
+    """Two slots, answers of 10 tokens a second each: 20 tokens/s, whatever the way in and out are like."""
+    timings = [
+        Timing(
+            f"p{n}",
+            max(0.0, n // 2 - 1.0),
+            1.0 if n > 1 else 0.0,
+            2.0 if n > 1 else 1.0,
+            10,
+            "length",
+            ok=True,
+        )
+        for n in range(20)
+    ]
+    assert tokens_per_s(timings, 2) == pytest.approx(20.0)
+
+
+def test_what_slows_both_alike_costs_headway_nothing() -> None:
+    """Pairs that lie side by side are compared, so an engine that gets slower and slower does not count."""
+    slower = [
+        100.0 / (1 + n // 2) * (0.99 if arm == HEADWAY else 1.0) for n, arm in enumerate(SATURATED_ORDER)
+    ]
+    found = compared(slower)
+    assert found.ratio == pytest.approx(0.99)
+    assert found.between == pytest.approx((0.99, 0.99))
+
+
+def test_who_was_asked_about_is_counted() -> None:
+    """Of the logged requests, those with what the model would say; a log without features has none."""
+    asked = np.zeros(len(FIXED_NAMES), dtype="<f4")
+    silent = np.full(len(FIXED_NAMES), np.nan, dtype="<f4")
+    records = [
+        msgspec.structs.replace(LOGGED[0], features=one.tobytes()) for one in (asked, silent, silent, asked)
+    ]
+    assert asked_share(records) == 0.5
+    assert asked_share(LOGGED) == 0.0

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from training.compare.engines import EngineSilentError, RunningEngine, emulated_engine, real_vllm
 from training.local_engines import LocalEngineError
+from training.loop.intervals import Interval
 from training.loop.phases import Loop, Plan, as_json, shown_progress
 from training.loop.picture import draw
 from training.loop.report import LoopReport
@@ -94,6 +95,7 @@ def _show(found: LoopReport) -> None:
         "passes",
         "p99",
         "E2E mean",
+        "gain, s",
         "x FCFS",
         "of oracle",
         "tok/s",
@@ -102,18 +104,35 @@ def _show(found: LoopReport) -> None:
         table.add_column(column, justify="left" if column == "order" else "right", no_wrap=True)
     for one in found.summaries:
         passes = " ".join(f"{value:.2f}" for value in one.passes_s)
-        share = "-" if one.of_oracle is None or one.arm == "fcfs" else f"{one.of_oracle:.0%}"
+        # FCFS beside itself says nothing.
+        known = one.arm != "fcfs"
         table.add_row(
             one.arm, f"{one.ttft_mean_s:.2f}", passes, f"{one.ttft_p99_s:.1f}", f"{one.e2e_mean_s:.1f}",
-            f"{one.times_better:.2f}", share, f"{one.throughput:.1%}", f"{one.overtaken_s:.1f}",
+            _with(one.gain_s, one.between.gain_s if known else None, ".2f"),
+            _with(one.times_better, one.between.times_better if known else None, ".2f"),
+            _with(one.of_oracle, one.between.of_oracle if known else None, ".0%"),
+            f"{one.throughput:.1%}", f"{one.overtaken_s:.1f}",
         )  # fmt: skip
-    console = Console() if sys.stdout.isatty() else Console(width=120)
+    console = Console() if sys.stdout.isatty() else Console(width=140)
     console.print(table)
+    console.print(f"Before learning the model was asked about {found.asked_share:.0%} of the answers.")
     for ranked in found.ranked:
-        console.print(f"tau-b of the {ranked.arm} ranker on the measured half: {ranked.tau_b:.3f}")
+        console.print(
+            f"tau-b of the {ranked.arm} ranker on the measured half: {ranked.tau_b:.3f} "
+            f"(asked about {ranked.asked_share:.0%})"
+        )
+    full = zip(found.saturation.order, found.saturation.passes, strict=True)
+    console.print("kept full, tokens/s: " + ", ".join(f"{arm} {rate:.1f}" for arm, rate in full))
     if found.retrain is not None:
         console.print(f"retrain: {found.retrain.outcome.value}: {found.retrain.reason}")
     console.print(found.sentence(), style="bold")
+
+
+def _with(value: float | None, between: Interval | None, form: str) -> str:
+    """A figure and what it lies between."""
+    if value is None or between is None:
+        return "-"
+    return f"{value:{form}} ({between[0]:{form}} to {between[1]:{form}})"
 
 
 if __name__ == "__main__":

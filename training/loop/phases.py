@@ -6,8 +6,9 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import msgspec
@@ -24,7 +25,9 @@ from training.compare.arms import lengths_seen, oracle, shuffled
 from training.compare.client import LoadClient, Timing, poisson_arrivals
 from training.compare.engines import EngineSilentError, RunningEngine
 from training.compare.report import ArmReport, report
-from training.loop.report import ORACLE, RETRAINED, LoopReport, Ranked, ranked_as, summarize
+from training.loop.intervals import intervals
+from training.loop.report import ORACLE, RETRAINED, LoopReport, Ranked, asked_share, ranked_as, summarize
+from training.loop.saturation import ANSWER_TOKENS, HEADWAY, Saturation, requests_of, saturate, tokens_to_make
 from training.prompts import Prompt, Split, load_prompts
 from training.registry.journal import Decision
 from training.registry.store import adopt
@@ -35,6 +38,7 @@ ORDER: Final = ("fcfs", RETRAINED, ORACLE, "wheel", "oracle-sjf", "shuffled", OR
 _FEWEST: Final = 24
 # Of the time that is left, for what takes longer than thought.
 _SPARE: Final = 0.85
+_ASKED_WITHIN_S: Final = 2.0
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +63,7 @@ class Loop:
         self._progress = progress
         self._body = {"model": engine.model, "max_tokens": plan.max_tokens} | engine.body
         self._started_s = time.monotonic()
+        self._tokens_per_s = 0.0
 
     async def run(self) -> LoopReport:
         """All phases. Raises EngineSilentError where the engine does not answer or the training fails."""
@@ -70,7 +75,9 @@ class Loop:
         passes = []
         for place, name in enumerate(ORDER):
             passes.append(await measured.arm(place, name))
-            self._keep(passes[-1])
+            self._keep(passes[-1], measured.runs[name][-1])
+        saturation = await self._saturate(decision)
+        between = intervals(measured.runs, ORACLE, seed=self._plan.seed)
         return LoopReport(
             engine=self._engine.name,
             slots=self._engine.slots,
@@ -82,17 +89,19 @@ class Loop:
             requests=len(prompts),
             max_overtake_s=measured.max_overtake_s,
             order=ORDER,
-            summaries=summarize(passes),
+            summaries=summarize(passes, between),
             passes=tuple(passes),
             ranked=tuple(measured.ranked),
+            asked_share=asked_share(self.log_of("learn")),
+            saturation=saturation,
             retrain=decision,
             seconds=round(time.monotonic() - self._started_s, 1),
         )
 
-    def _keep(self, found: ArmReport) -> None:
+    def _keep(self, found: ArmReport, timings: Sequence[Timing]) -> None:
         """Each pass on the disk as soon as it is over: an hour's work must not hang on its last minute."""
         with (self._state / "passes.jsonl").open("ab") as file:
-            file.write(msgspec.json.encode(found) + b"\n")
+            file.write(msgspec.json.encode({"figures": found, "timings": timings}) + b"\n")
 
     async def _learn(self) -> float:
         """The training half through Headway as it comes; returns the requests per second that were served."""
@@ -107,6 +116,7 @@ class Loop:
         failed = [timing.error for timing in timings if not timing.ok]
         if failed:
             raise EngineSilentError(f"the engine does not answer: {failed[0]}")
+        self._tokens_per_s = rate * sum(one.output_tokens for one in timings) / len(timings)
         return rate
 
     async def _retrain(self) -> Decision:
@@ -125,8 +135,28 @@ class Loop:
         """What fits into the time that is left: a pass takes as long as its requests take the engine."""
         if self._plan.requests is not None:
             return self._plan.requests
-        left_s = 60 * self._plan.minutes - (time.monotonic() - self._started_s)
+        saturated_s = tokens_to_make(self._engine.slots) / self._tokens_per_s
+        left_s = 60 * self._plan.minutes - saturated_s - (time.monotonic() - self._started_s)
         return max(_FEWEST, int(_SPARE * left_s / len(ORDER) * capacity_per_s))
+
+    async def _saturate(self, decision: Decision) -> Saturation:
+        """The engine kept full, directly and through Headway with the retrained ranker."""
+        prompts = choose("measure", requests_of(self._engine.slots), self._plan.seed)
+        if decision.artifact is not None:
+            await asyncio.to_thread(self.publish, decision.artifact, "saturated")
+        headway = self.headway("saturated", None, policy="quantile", max_overtake_s=120.0)
+        body = {"max_tokens": ANSWER_TOKENS, "ignore_eos": True}
+
+        async def run(arm: str) -> Sequence[Timing]:
+            url = headway.url if arm == HEADWAY else self.direct_url
+            client = self.client(url, f"full, {arm}", len(prompts), body)
+            return (await client.closed_loop(prompts, 2 * self._engine.slots))[0]
+
+        await headway.start()
+        try:
+            return await saturate(run, self._engine.slots)
+        finally:
+            await headway.stop()
 
     def headway(
         self, name: str, estimator: Estimator | None, *, policy: str, max_overtake_s: float
@@ -143,17 +173,21 @@ class Loop:
                 "lane_share": 0.0,
                 "retrain": "off",
                 # Seeded is the emulated engine, which has no model that could be asked.
-                "self_prediction": "off" if self._engine.seeded else "auto",
+                "self_prediction": "off" if self._engine.seeded else "on",
+                # On a CPU one token takes longer than the default allows.
+                "self_prediction_deadline_s": _ASKED_WITHIN_S,
             },
             Settings,
         )
         return Headway(settings, estimator=estimator)
 
-    def client(self, url: str, label: str, total: int) -> LoadClient:
-        """A client that shows its progress."""
+    def client(
+        self, url: str, label: str, total: int, body: Mapping[str, Any] = MappingProxyType({})
+    ) -> LoadClient:
+        """A client that shows its progress; `body` goes over what every request carries."""
         task: TaskID = self._progress.add_task(f"{label:<16}", total=total)
         advance = self._progress.advance
-        return LoadClient(url, self._body, seeded=self._engine.seeded, done=lambda: advance(task))
+        return LoadClient(url, {**self._body, **body}, seeded=self._engine.seeded, done=lambda: advance(task))
 
     @property
     def direct_url(self) -> str:
@@ -187,6 +221,7 @@ class _Measured:
         self._lengths: dict[bytes, float] = {}
         self.max_overtake_s = loop.plan.max_overtake_s or 0.0
         self.ranked: list[Ranked] = []
+        self.runs: dict[str, list[Sequence[Timing]]] = {}
 
     async def arm(self, place: int, name: str) -> ArmReport:
         """One pass. The first is FCFS: its answers tell the oracle the lengths and, by default, D."""
@@ -222,7 +257,9 @@ class _Measured:
         return Fixed(oracle(self._lengths))
 
     async def _send(self, name: str, url: str) -> Sequence[Timing]:
-        return await self._loop.client(url, name, len(self._at_s)).open_loop(self._prompts, self._at_s)
+        timings = await self._loop.client(url, name, len(self._at_s)).open_loop(self._prompts, self._at_s)
+        self.runs.setdefault(name, []).append(timings)
+        return timings
 
 
 def choose(split: Split, count: int, seed: int) -> list[Prompt]:

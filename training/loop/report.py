@@ -1,24 +1,33 @@
 """What the loop says: each arm's passes and their mean, shares of the oracle's gain, and the goals."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import numpy as np
 
+from predictor.features.extractor import FIXED_NAMES, SELF_NAMES
 from predictor.records import TrafficRecord
 from training.compare.report import ArmReport
+from training.loop.intervals import LEAST_GAIN, Between, Interval
+from training.loop.saturation import Saturation
 from training.ranking_metrics import kendall_tau_b
 from training.registry.journal import Decision
 
 ORACLE = "oracle-quantile"
 RETRAINED = "retrained"
+# There where the model was asked, NaN elsewhere.
+_SIGNAL = FIXED_NAMES.index(SELF_NAMES[0])
 
 
 class Ranked(msgspec.Struct, frozen=True):
-    """How well the wheel's or the retrained ranker ordered the measured prompts: tau-b, and pairs for the picture."""
+    """How well the wheel's or the retrained ranker ordered the measured prompts: tau-b, and pairs for the picture.
+
+    `asked_share`: of the answers, those about which the model was asked in time.
+    """
 
     arm: str
     tau_b: float
+    asked_share: float
     predicted_tokens: tuple[float, ...]
     output_tokens: tuple[int, ...]
 
@@ -26,8 +35,9 @@ class Ranked(msgspec.Struct, frozen=True):
 class Summary(msgspec.Struct, frozen=True):
     """One arm over its passes. `gain_s`: mean TTFT less than FCFS's; `of_oracle`: as a share of the oracle's.
 
-    `throughput`: tokens per second over FCFS's. `passes_s`: the mean TTFT of each pass, to show how far they lie
-    apart.
+    `throughput`: tokens per second over FCFS's, in passes whose load came as it came and which end when the last
+    long answer does. `passes_s`: the mean TTFT of each pass, to show how far they lie apart. `between`: 95%
+    intervals of the three before.
     """
 
     arm: str
@@ -38,6 +48,7 @@ class Summary(msgspec.Struct, frozen=True):
     times_better: float
     gain_s: float
     of_oracle: float | None
+    between: Between
     throughput: float
     overtaken_s: float
     failed: int
@@ -59,6 +70,8 @@ class LoopReport(msgspec.Struct, frozen=True):
     summaries: tuple[Summary, ...]
     passes: tuple[ArmReport, ...]
     ranked: tuple[Ranked, ...]
+    asked_share: float
+    saturation: Saturation
     retrain: Decision | None
     seconds: float
 
@@ -69,18 +82,20 @@ class LoopReport(msgspec.Struct, frozen=True):
         share = (
             "no gain to share"
             if ours.of_oracle is None
-            else f"{ours.of_oracle:.0%} of what true lengths give"
+            else f"{ours.of_oracle:.0%} ({_shares(ours.between.of_oracle)}) of what true lengths give"
         )
+        low, high = ours.between.times_better
         return (
             f"On {self.engine} at {self.load:g}x capacity, mean TTFT {fcfs.ttft_mean_s:.2f} s -> "
-            f"{ours.ttft_mean_s:.2f} s ({ours.times_better:.2f}x) after learning from {self.learned_from} answers; "
-            f"true lengths: {best.times_better:.2f}x; {share}; throughput {ours.throughput:.1%} of FCFS's; longest "
-            f"overtaking {ours.overtaken_s:.1f} s of D = {self.max_overtake_s:g} s."
+            f"{ours.ttft_mean_s:.2f} s ({ours.times_better:.2f}x, {low:.2f} to {high:.2f}) after learning from "
+            f"{self.learned_from} answers; true lengths: {best.times_better:.2f}x; {share}; saturated throughput "
+            f"{self.saturation.ratio:.1%} ({_shares(self.saturation.between)}) of the engine's without a proxy; "
+            f"longest overtaking {ours.overtaken_s:.1f} s of D = {self.max_overtake_s:g} s."
         )
 
 
-def summarize(passes: Sequence[ArmReport]) -> tuple[Summary, ...]:
-    """One summary per arm, in the order in which the arms came first."""
+def summarize(passes: Sequence[ArmReport], between: Mapping[str, Between]) -> tuple[Summary, ...]:
+    """One summary per arm, in the order in which the arms came first; `between`: the intervals of each."""
     names = list(dict.fromkeys(one.arm for one in passes))
     grouped = {name: [one for one in passes if one.arm == name] for name in names}
     fcfs_s, fcfs_tokens = _mean(grouped["fcfs"], "ttft_mean_s"), _mean(grouped["fcfs"], "tokens_per_s")
@@ -98,7 +113,8 @@ def summarize(passes: Sequence[ArmReport]) -> tuple[Summary, ...]:
                 e2e_mean_s=_mean(runs, "e2e_mean_s"),
                 times_better=fcfs_s / max(ttft_s, 1e-9),
                 gain_s=gain_s,
-                of_oracle=gain_s / possible_s if possible_s > 0.01 * fcfs_s else None,
+                of_oracle=gain_s / possible_s if possible_s > LEAST_GAIN * fcfs_s else None,
+                between=between[name],
                 throughput=_mean(runs, "tokens_per_s") / max(fcfs_tokens, 1e-9),
                 overtaken_s=max(one.overtaken_s for one in runs),
                 failed=sum(one.failed for one in runs),
@@ -116,9 +132,20 @@ def ranked_as(arm: str, records: Sequence[TrafficRecord]) -> Ranked:
     return Ranked(
         arm,
         kendall_tau_b(actual, place),
+        asked_share(told),
         tuple(predicted.tolist()),
         tuple(one.output_tokens for one in told if one.output_tokens),
     )
+
+
+def asked_share(records: Sequence[TrafficRecord]) -> float:
+    """Of these requests, those that went with what the model would say first."""
+    signals = [np.frombuffer(one.features, "<f4")[_SIGNAL] for one in records if one.features]
+    return float(np.isfinite(signals).sum()) / max(1, len(records))
+
+
+def _shares(between: Interval | None) -> str:
+    return "-" if between is None else f"{between[0]:.0%} to {between[1]:.0%}"
 
 
 def _mean(runs: Sequence[ArmReport], name: str) -> float:

@@ -1,0 +1,71 @@
+"""What Headway costs an engine that never runs dry: tokens per second through it and without it."""
+
+import math
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+import msgspec
+import numpy as np
+from scipy import stats
+
+from training.compare.client import Timing
+from training.loop.intervals import Interval
+
+DIRECT: Final = "direct"
+HEADWAY: Final = "headway"
+# In pairs, each the other way round than the one before or after it: an engine that slows down favours none.
+SATURATED_ORDER: Final = (DIRECT, HEADWAY, HEADWAY, DIRECT, HEADWAY, DIRECT, DIRECT, HEADWAY)
+# Every answer is as long, so that no order can choose an easier mixture for the time that is measured.
+ANSWER_TOKENS: Final = 64
+_PER_SLOT: Final = 6
+
+
+class Saturation(msgspec.Struct, frozen=True):
+    """Tokens per second of each pass, Headway's over the engine's own, and the 95% interval of that ratio."""
+
+    order: tuple[str, ...]
+    passes: tuple[float, ...]
+    ratio: float
+    between: Interval
+
+
+def requests_of(slots: int) -> int:
+    """How many requests one pass sends to an engine that runs `slots` at once."""
+    return _PER_SLOT * slots
+
+
+def tokens_to_make(slots: int) -> int:
+    """What all passes together ask of the engine."""
+    return len(SATURATED_ORDER) * requests_of(slots) * ANSWER_TOKENS
+
+
+async def saturate(run: Callable[[str], Awaitable[Sequence[Timing]]], slots: int) -> Saturation:
+    """`run(arm)` answers a closed loop of twice the slots, directly or through Headway."""
+    return compared([tokens_per_s(await run(arm), slots) for arm in SATURATED_ORDER])
+
+
+def compared(passes: Sequence[float]) -> Saturation:
+    """Rates in SATURATED_ORDER -> the ratio within pairs, and its interval by Student's t over the pairs."""
+    logs = np.log(np.array(passes))
+    ours = np.array([arm == HEADWAY for arm in SATURATED_ORDER])
+    pairs = np.where(ours, logs, -logs).reshape(-1, 2).sum(axis=1)
+    middle = float(pairs.mean())
+    reach = float(stats.t.ppf(0.975, len(pairs) - 1) * pairs.std(ddof=1) / math.sqrt(len(pairs)))
+    return Saturation(
+        order=SATURATED_ORDER,
+        passes=tuple(round(one, 2) for one in passes),
+        ratio=math.exp(middle),
+        between=(math.exp(middle - reach), math.exp(middle + reach)),
+    )
+
+
+def tokens_per_s(timings: Sequence[Timing], slots: int) -> float:
+    """Tokens per second while the engine was full: from when its first `slots` answers had ended to when the last
+    request was sent. An answer's tokens come evenly from its first byte to its last."""
+    good = [one for one in timings if one.ok and one.output_tokens]
+    first = np.array([one.sent_s + one.ttft_s for one in good])
+    last = np.array([one.sent_s + one.e2e_s for one in good])
+    tokens = np.array([one.output_tokens for one in good], dtype=np.float64)
+    edges = np.array([np.sort(last)[slots - 1], max(one.sent_s for one in good)])
+    done = np.clip((edges[:, None] - first) / np.maximum(last - first, 1e-9), 0.0, 1.0) @ tokens
+    return float((done[1] - done[0]) / (edges[1] - edges[0]))
