@@ -8,7 +8,7 @@ LOOP ?= --quick
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help check test test-engines doctor-matrix demo loop bench reference chart lock clean
+.PHONY: help check test test-engines clients doctor-matrix demo loop bench reference chart lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -33,6 +33,9 @@ test: $(READY)  ## all tests that need no real engine
 test-engines: $(READY)  ## tests on the real vLLM and SGLang (installed on first use)
 	$(BIN)/pytest -q -m engines tests/engines
 
+clients: $(READY)  ## public load generators (aiperf, locust) through the proxy before the real vLLM: both must count alike
+	PYTHONPATH=tests $(BIN)/python tests/engines/load_clients.py --json build/clients.json
+
 doctor-matrix: $(READY)  ## doctor before both real engines, good and misconfigured: a table, and build/doctor-matrix.json
 	PYTHONPATH=tests $(BIN)/python tests/engines/doctor_matrix.py --json build/doctor-matrix.json
 
@@ -56,6 +59,8 @@ lock: $(READY)  ## renew requirements.lock from pyproject.toml
 	  pyproject.toml --group dev --extra parquet --extra plot --generate-hashes -o requirements.lock
 	$(BIN)/uv pip compile -q --no-emit-index-url --no-header --no-annotate --universal --python-version 3.11 \
 	  pyproject.toml -c requirements.lock --generate-hashes -o requirements-image.lock
+	printf 'aiperf\nlocust\n' | $(BIN)/uv pip compile -q --no-emit-index-url --no-header --no-annotate --python-version 3.11 \
+	  - -o tests/engines/clients.lock
 
 clean:  ## forget the environment and every build
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

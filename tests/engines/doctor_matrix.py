@@ -5,6 +5,7 @@ import asyncio
 import json
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -19,6 +20,8 @@ from training.local_engines import SGLANG, VLLM, Launch, prepare_model, prepare_
 
 _HERE = Path(__file__).parent
 _KEY = "the-engines-key"
+_MOST_S = 20.0
+"""Longer than this nobody waits for a doctor: from the command to its exit, on a machine that does nothing else."""
 
 
 class Case(msgspec.Struct, frozen=True):
@@ -128,15 +131,17 @@ async def _examine(name: str, url: str, save: Path | None) -> Outcome:
             file = Path(stack.enter_context(tempfile.TemporaryDirectory()), "key")
             file.write_text(case.key)
             command += ["--engine-api-key-file", str(file)]
+        began_s = time.monotonic()
         doctor = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
         output, _ = await doctor.communicate()
+        seconds = round(time.monotonic() - began_s, 1)
     if save is not None:
         save.mkdir(parents=True, exist_ok=True)
         (save / f"{name}.json").write_bytes(output)
-    return _judge(name, case, doctor.returncode or 0, json.loads(output))
+    return _judge(name, case, doctor.returncode or 0, seconds, json.loads(output))
 
 
-def _judge(name: str, case: Case, exit_code: int, report: dict[str, Any]) -> Outcome:
+def _judge(name: str, case: Case, exit_code: int, seconds: float, report: dict[str, Any]) -> Outcome:
     wrong = [found for found in report["findings"] if found["verdict"] == "bad"]
     said = "; ".join(f"{found['name']}: {found['flag']}" for found in wrong) or report["verdict"]
     if case.finding is None:
@@ -145,7 +150,7 @@ def _judge(name: str, case: Case, exit_code: int, report: dict[str, Any]) -> Out
         found = [one for one in wrong if one["name"] == case.finding and case.flag in (one["flag"] or "")]
         # One fault is planted: whoever is told of two would look for the wrong one.
         right = exit_code == 1 and len(found) == 1 and len(wrong) == 1
-    return Outcome(name, right, exit_code, report["seconds"], said)
+    return Outcome(name, right and seconds <= _MOST_S, exit_code, seconds, said)
 
 
 def _show(outcomes: Sequence[Outcome]) -> None:

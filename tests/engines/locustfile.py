@@ -1,6 +1,6 @@
 """Locust, unchanged, as a client: unary and streamed chats and completions, every answer checked.
 
-Opt-in: `pip install locust`, a proxy on 8080 before a real engine, then
+`make clients` runs it; by hand: `pip install locust`, a proxy on 8080 before a real engine, then
 `locust -f tests/engines/locustfile.py --headless -u 8 -r 8 -t 30s --host http://127.0.0.1:8080`.
 """
 
