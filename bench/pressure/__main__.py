@@ -1,4 +1,4 @@
-"""`python -m bench.pressure [--engine vllm]`: the queue's promises, counted on a live engine (about ten minutes)."""
+"""`python -m bench.pressure [--engine vllm]`: the queue's promises, counted on a live engine (about half an hour)."""
 
 import argparse
 import asyncio
@@ -7,20 +7,22 @@ import statistics
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 import msgspec
 from rich.console import Console
 
 from bench.pressure.crowd import Ask, ByLimit, Crowd, Seen
+from bench.pressure.saturation import DIRECT, Figures, saturation, steady_tokens_per_s
+from bench.pressure.served import served
 from proxy.app import Headway
 from proxy.ranking import Fixed
 from proxy.settings import Settings
 from training.compare.engines import RunningEngine, emulated_engine, real_vllm
 
 _LONG: Final = 160
-Figures = dict[str, Any]
 
 
 def main() -> int:
@@ -28,15 +30,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--engine", choices=("emulated", "vllm"), default="emulated")
     parser.add_argument("--slots", type=int, nargs="*", default=[4, 8, 32], help="of the saturation runs")
+    parser.add_argument("--blocks", type=int, default=4, help="of there-and-back passes; 0: no saturation")
+    parser.add_argument(
+        "--only", choices=_SCENARIOS, nargs="*", default=tuple(_SCENARIOS), metavar="SCENARIO"
+    )
+    parser.add_argument("--scenarios-at", type=int, default=8, help="slots of the other runs; 0: none")
     args = parser.parse_args()
     found: Figures = {}
     for slots in args.slots:
         with _engine(args.engine, slots) as engine:
             found["engine"] = engine.name
-            found[f"saturation at {slots} slots"] = asyncio.run(saturation(engine))
-            _say(found)
-            if slots == args.slots[len(args.slots) // 2]:
-                found |= asyncio.run(scenarios(engine))
+            if args.blocks:
+                found[f"saturation at {slots} slots"] = asyncio.run(_saturation(engine, args.blocks))
+                _say(found)
+            if slots == args.scenarios_at:
+                found |= asyncio.run(scenarios(engine, args.only))
                 _say(found)
     print(msgspec.json.format(msgspec.json.encode(found)).decode())
     return 0
@@ -62,32 +70,21 @@ async def _headway(engine: RunningEngine, **settings: Any) -> AsyncIterator[Head
             await headway.stop()
 
 
-async def saturation(engine: RunningEngine) -> Figures:
-    """Closed loop with twice the slots: tokens/s and mean TTFT, no proxy against `engine` and `hybrid`, there and
-    back again."""
-    asks = [Ask(0.0, 24 + 8 * (place % 7)) for place in range(max(32, 5 * engine.slots))]
-    figures: dict[str, list[tuple[float, float]]] = {"direct": [], "engine": [], "hybrid": []}
-    for arm in (*figures, *reversed(figures)):
-        async with contextlib.AsyncExitStack() as stack:
-            url = engine.url
-            if arm != "direct":
-                url = (await stack.enter_async_context(_headway(engine, mode=arm))).url
-            seen, rate = await Crowd(url, engine.model).closed_loop(asks, 2 * engine.slots)
-        assert all(one.status == 200 for one in seen)
-        figures[arm].append((round(rate, 1), round(statistics.mean(one.ttft_s for one in seen), 2)))
-    return {arm: {"tokens_per_s, ttft_mean_s": passes} for arm, passes in figures.items()}
+async def _saturation(engine: RunningEngine, blocks: int) -> Figures:
+    @contextlib.asynccontextmanager
+    async def server(arm: str) -> AsyncIterator[str]:
+        if arm == DIRECT:
+            yield engine.url
+            return
+        async with _headway(engine, mode=arm) as headway:
+            yield headway.url
+
+    return await saturation(engine, ("engine", "hybrid"), blocks, server)
 
 
-async def scenarios(engine: RunningEngine) -> Figures:
-    """All that is asked of one engine."""
-    return {
-        "flood, one tenant": await flood(engine, fair=False),
-        "flood, two tenants": await flood(engine, fair=True),
-        "endless short ones, no lane": await endless(engine, lane_share=0.0),
-        "endless short ones, lane 0.1": await endless(engine, lane_share=0.1),
-        "overload": await overload(engine),
-        "policy switched under load": await switch(engine),
-    }
+async def scenarios(engine: RunningEngine, names: Sequence[str]) -> Figures:
+    """What is asked of one engine."""
+    return {name: await _SCENARIOS[name](engine) for name in names}
 
 
 async def flood(engine: RunningEngine, *, fair: bool) -> Figures:
@@ -108,10 +105,8 @@ async def endless(engine: RunningEngine, *, lane_share: float) -> Figures:
     """Short answers come faster than they can be served; one long one, with D = 15 s, in the midst of them."""
     async with _headway(engine, max_overtake=15.0, lane_share=lane_share) as headway:
         crowd = Crowd(headway.url, engine.model)
-        _, tokens_per_s = await crowd.closed_loop(
-            [Ask(0.0, 16) for _ in range(6 * engine.slots)], 2 * engine.slots
-        )
-        gap_s = 16 / tokens_per_s / 1.3
+        flown = await crowd.closed_loop([Ask(0.0, 16) for _ in range(6 * engine.slots)], 2 * engine.slots)
+        gap_s = 16 / steady_tokens_per_s(flown, engine.slots) / 1.3
         asks = [Ask(place * gap_s, 16) for place in range(round(35 / gap_s))] + [Ask(5.0, _LONG)]
         seen = await crowd.open_loop(asks)
     return {
@@ -137,22 +132,40 @@ async def overload(engine: RunningEngine) -> Figures:
 
 
 async def switch(engine: RunningEngine) -> Figures:
-    """Three policies in turn while requests wait: nobody is dropped."""
-    asks = [Ask(0.02 * place, 24 + 8 * (place % 5)) for place in range(6 * engine.slots)]
-    async with _headway(engine) as headway:
-        sending = asyncio.create_task(Crowd(headway.url, engine.model).open_loop(asks))
-        waited = []
+    """`headway serve` gets three policies in turn by file and SIGHUP while requests wait: nobody is dropped."""
+    count = max(64, 8 * engine.slots)
+    asks = [Ask(0.01 * place, 24 + 8 * (place % 5)) for place in range(count)]
+    at_switch = []
+    async with served(engine.url, policy="quantile") as process:
+        sending = asyncio.create_task(Crowd(process.url, engine.model).open_loop(asks))
+        await asyncio.sleep(0.01 * count)
         for policy, max_overtake_s in (("fcfs", 120.0), ("quantile", 5.0), ("quantile", 120.0)):
-            await asyncio.sleep(1.5)
-            waited.append(headway.status().waiting)
-            changed = {"policy": policy, "max_overtake": max_overtake_s}
-            headway.reload(msgspec.structs.replace(headway.settings, **changed))
+            waiting = (await process.status())["waiting"]
+            process.reload(policy=policy, max_overtake=max_overtake_s)
+            await asyncio.sleep(1.0)
+            after = await process.status()
+            at_switch.append({"waiting": waiting, "then": f"{after['policy']} {after['max_overtake_s']:g}"})
         seen = await sending
+        ends = (await process.status())["outcomes"]
     return {
-        "sent": len(asks),
-        "answered": sum(s.status == 200 for s in seen),
-        "waiting at each switch": waited,
+        "sent": count,
+        "statuses": dict(Counter(one.status for one in seen)),
+        "tokens as asked": sum(one.tokens == one.ask.max_tokens for one in seen),
+        "ends counted": ends,
+        "at each SIGHUP": at_switch,
+        "ttft_mean_s": _mean(seen),
+        "longest_ttft_s": round(max(one.ttft_s for one in seen), 2),
     }
+
+
+_SCENARIOS: Final[dict[str, Callable[[RunningEngine], Awaitable[Figures]]]] = {
+    "flood, one tenant": partial(flood, fair=False),
+    "flood, two tenants": partial(flood, fair=True),
+    "endless short ones, no lane": partial(endless, lane_share=0.0),
+    "endless short ones, lane 0.1": partial(endless, lane_share=0.1),
+    "overload": overload,
+    "SIGHUP under load": switch,
+}
 
 
 def _mean(seen: Sequence[Seen]) -> float:

@@ -33,6 +33,24 @@ class Seen(msgspec.Struct, frozen=True):
     code: str = ""
 
 
+class Flown(msgspec.Struct, frozen=True):
+    """One request of a closed loop, sent `sent_s` seconds after its start."""
+
+    sent_s: float
+    seen: Seen
+
+    @property
+    def end_s(self) -> float:
+        """When its answer was whole, in seconds from the start of the loop."""
+        return self.sent_s + self.seen.e2e_s
+
+    def tokens_between(self, begin_s: float, end_s: float) -> float:
+        """Tokens that came in this time, spread evenly from the first byte to the end."""
+        first_s = self.sent_s + self.seen.ttft_s
+        inside_s = min(end_s, self.end_s) - max(begin_s, first_s)
+        return self.seen.tokens * max(0.0, inside_s) / max(1e-9, self.end_s - first_s)
+
+
 class ByLimit(msgspec.Struct, frozen=True):
     """A ranker that takes `max_tokens` at its word; every answer here goes on to its limit."""
 
@@ -66,25 +84,18 @@ class Crowd:
 
             return list(await asyncio.gather(*(one(place, ask) for place, ask in enumerate(asks))))
 
-    async def closed_loop(self, asks: Sequence[Ask], concurrency: int) -> tuple[list[Seen], float]:
-        """Keep `concurrency` going; also returns the tokens per second until the last one was sent."""
+    async def closed_loop(self, asks: Sequence[Ask], concurrency: int) -> list[Flown]:
+        """Keep `concurrency` going."""
         gate = asyncio.Semaphore(concurrency)
-        ended: list[tuple[float, int]] = []
-        last_sent_s = 0.0
         async with self._session() as session:
             start_s = time.perf_counter()
 
-            async def one(place: int, ask: Ask) -> Seen:
-                nonlocal last_sent_s
+            async def one(place: int, ask: Ask) -> Flown:
                 async with gate:
-                    last_sent_s = time.perf_counter() - start_s
-                    seen = await self._send(session, place, ask)
-                ended.append((time.perf_counter() - start_s, seen.tokens))
-                return seen
+                    sent_s = time.perf_counter() - start_s
+                    return Flown(sent_s, await self._send(session, place, ask))
 
-            seen = list(await asyncio.gather(*(one(place, ask) for place, ask in enumerate(asks))))
-        done = sum(tokens for at_s, tokens in ended if at_s <= last_sent_s)
-        return seen, done / last_sent_s
+            return list(await asyncio.gather(*(one(place, ask) for place, ask in enumerate(asks))))
 
     def _session(self) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
