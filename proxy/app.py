@@ -158,7 +158,7 @@ class Headway:
             learning=self._learning,
             mode=settings.mode,
             text_mode=settings.text_mode,
-            fairness=Fairness({key.tenant: key.weight for key in settings.keys}),
+            fairness=Fairness(self._scheduler.weight_of),
             judged=self._adapt,
             tell=self._together.tell if self._together else None,
         )

@@ -36,16 +36,16 @@ class Dispatcher:
     @property
     def tokens_per_s(self) -> float | None:
         """What the engines compute together; None until known."""
-        return self._speed.tokens_per_s
+        return self._speed.tokens_per_s(self._scheduler.running)
 
     async def run(self) -> None:
         """Let time pass, until cancelled: deadlines expire, a class's hours begin."""
         while True:
             await asyncio.sleep(_TICK_S)
-            now_us = self._pass_time()
+            now_us = self._clock.now_us()
             self.apply(self._windows.tick(now_us))
             if self._scheduler.waiting:
-                self.apply(self._scheduler.expire(now_us, self._speed.tokens_per_s))
+                self.apply(self._scheduler.expire(now_us, self.tokens_per_s))
                 self.apply(self._scheduler.tick(now_us))
 
     async def admit(self, item: QueuedRequest) -> None:
@@ -56,7 +56,7 @@ class Dispatcher:
         """
         if self._blackout is not None:
             raise EngineUnreachable(self._blackout)
-        changes = self._scheduler.submit(item, self._pass_time())
+        changes = self._scheduler.submit(item, self._clock.now_us())
         if item.state is State.RUNNING:
             self.apply(changes)
             return
@@ -91,9 +91,9 @@ class Dispatcher:
         """
         if item.state is not State.RUNNING:
             return
-        now_us = self._pass_time()
-        if actual_tokens is not None:
-            self._speed.computed(actual_tokens)
+        now_us = self._clock.now_us()
+        if actual_tokens is not None and item.dispatched_us is not None:
+            self._speed.ended(actual_tokens, now_us - item.dispatched_us, now_us)
         queue_us = None if engine_queue_ms is None else round(engine_queue_ms * 1000)
         self.apply(self._scheduler.finish(item, now_us, actual_tokens))
         self.apply(self._windows.ended(item, now_us, queue_us, answered=actual_tokens is not None))
@@ -160,12 +160,7 @@ class Dispatcher:
 
     def _drain_s(self) -> float:
         """Seconds until half of what waits will have been computed, by prediction."""
-        speed = self._speed.tokens_per_s
+        speed = self.tokens_per_s
         if not speed:
             return _UNKNOWN_DRAIN_S
         return min(_LONGEST_RETRY_S, self._scheduler.waiting_tokens / 2 / speed)
-
-    def _pass_time(self) -> int:
-        now_us = self._clock.now_us()
-        self._speed.passed(now_us, busy=self._scheduler.running > 0)
-        return now_us

@@ -1,6 +1,6 @@
 """How evenly tenants were served lately: Jain's index of their tokens over weight."""
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from math import exp
 from typing import Final
 
@@ -12,14 +12,15 @@ _MOST: Final = 1_000
 class Fairness:
     """Tokens served per tenant, fading over about a minute."""
 
-    def __init__(self, weights: Mapping[str, float]) -> None:
-        self._weights = weights
+    def __init__(self, weight_of: Callable[[str], float]) -> None:
+        """`weight_of`: a tenant's weight, as it is now."""
+        self._weight_of = weight_of
         self._served: dict[str, tuple[float, int]] = {}
 
     def served(self, tenant: str, tokens: float, now_us: int) -> None:
         """A tenant's answer ended, of so many prompt and output tokens."""
         before = self._now(tenant, now_us)
-        self._served[tenant] = (before + tokens / self._weights.get(tenant, 1.0), now_us)
+        self._served[tenant] = (before + tokens / self._weight_of(tenant), now_us)
         if len(self._served) > _MOST:
             del self._served[min(self._served, key=lambda name: self._now(name, now_us))]
 

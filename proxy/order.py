@@ -7,10 +7,11 @@ import msgspec
 
 from predictor.order import Order
 from proxy.identity import Identities, KeySettings
+from proxy.scheduling.backlog import QueueLimits
 from proxy.scheduling.classes import ServiceClass, default_classes
 from proxy.scheduling.fair import TenantLimits
 from proxy.scheduling.policy import MICROSECONDS, Fcfs, Policy, make_policy
-from proxy.scheduling.scheduler import QueueLimits, Scheduler
+from proxy.scheduling.scheduler import Scheduler
 from proxy.settings import ClassSettings, Settings, SettingsError
 
 # Without a word of the operator a lower tier still gets this share of the dispatches.
@@ -66,7 +67,7 @@ def make_scheduler(settings: Settings, policy: Policy | None = None) -> Schedule
         return Scheduler(
             make_classes(settings, policy),
             lane_share=ordering(settings, None).lane_share,
-            tenants=_tenants(settings.keys),
+            tenants=tenant_limits(settings.keys),
             limits=QueueLimits(
                 max_waiting=settings.max_waiting,
                 max_bytes=settings.max_waiting_bytes,
@@ -113,7 +114,8 @@ def _span(text: str) -> tuple[int, int]:
     return begin, end
 
 
-def _tenants(keys: tuple[KeySettings, ...]) -> dict[str, TenantLimits]:
+def tenant_limits(keys: tuple[KeySettings, ...]) -> dict[str, TenantLimits]:
+    """What the keys say of their tenants; of two keys of one tenant the later one counts."""
     return {key.tenant: TenantLimits(key.weight, key.max_running, key.max_waiting) for key in keys}
 
 

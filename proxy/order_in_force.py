@@ -4,7 +4,7 @@ from predictor.order import Order
 from proxy.clock import Clock
 from proxy.dispatcher import Dispatcher
 from proxy.identity import Identities
-from proxy.order import Ordering, fallen_back, make_classes, new_order, ordering
+from proxy.order import Ordering, fallen_back, make_classes, new_order, ordering, tenant_limits
 from proxy.scheduling.scheduler import Scheduler
 from proxy.settings import Settings
 
@@ -37,6 +37,8 @@ class OrderInForce:
         """Take over new settings; raises SettingsError where they need a restart, and nothing is changed."""
         identities, self._policies = new_order(settings, self._scheduler.classes, self._recommended)
         self._settings = settings
+        limits = tenant_limits(settings.keys)
+        self._dispatcher.apply(self._scheduler.limit_tenants(limits, self._clock.now_us()))
         self._apply()
         return identities
 

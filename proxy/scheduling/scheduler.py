@@ -1,32 +1,23 @@
 """Who runs next, and where. Every change of state is one synchronous call that says what to do now."""
 
 import heapq
-from collections.abc import Iterable, Mapping, Sequence
-from operator import attrgetter
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
 
 from predictor.prediction import Prediction
+from proxy.scheduling.backlog import Backlog, QueueLimits
 from proxy.scheduling.classes import ServiceClass, check_classes
 from proxy.scheduling.deadlines import Deadlines, hopeless
-from proxy.scheduling.fair import TenantLimits
+from proxy.scheduling.fair import Presence, TenantLimits
+from proxy.scheduling.placement import next_dispatch
 from proxy.scheduling.policy import Policy
 from proxy.scheduling.queued import Changes, QueuedRequest, Reason, State
 from proxy.scheduling.replica import Replica
 from proxy.scheduling.tier import Tier
 
 NOTHING: Final = Changes()
-_RUNNING: Final = attrgetter("running")
-
-
-class QueueLimits(msgspec.Struct, frozen=True):
-    """How much may wait. `shed_worst`: when full, the worst waiter of the lowest tier goes, not the newcomer."""
-
-    max_waiting: int = 10_000
-    max_bytes: int = 1 << 30
-    max_tokens: float = float("inf")
-    shed_worst: bool = False
 
 
 class Scheduler:
@@ -52,15 +43,13 @@ class Scheduler:
         """
         check_classes(classes)
         self._classes = {service.name: service for service in classes}
-        self._limits = limits or QueueLimits()
-        self._tiers = _make_tiers(classes, dict(tenants or {}), lane_share)
+        self._backlog = Backlog(limits or QueueLimits())
+        self._tenants = dict(tenants or {})
+        self._tiers = _make_tiers(classes, self._tenants, lane_share)
         by_number = {tier.number: tier for tier in self._tiers}
         self._tier_by_class = {service.name: by_number[service.tier] for service in classes}
         self._deadlines = Deadlines()
         self._replicas: dict[str, Replica] = {}
-        self.waiting = 0
-        self.waiting_bytes = 0
-        self.waiting_tokens = 0.0
 
     def __repr__(self) -> str:
         return f"<Scheduler waiting={self.waiting} running={self.running} tiers={self._tiers}>"
@@ -74,6 +63,21 @@ class Scheduler:
     def tiers(self) -> tuple[Tier, ...]:
         """The tiers, best first."""
         return tuple(self._tiers)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait."""
+        return self._backlog.count
+
+    @property
+    def waiting_bytes(self) -> int:
+        """The size of their bodies."""
+        return self._backlog.body_bytes
+
+    @property
+    def waiting_tokens(self) -> float:
+        """Their predicted work."""
+        return self._backlog.tokens
 
     @property
     def running(self) -> int:
@@ -92,6 +96,10 @@ class Scheduler:
     def policy_of(self, class_name: str) -> Policy:
         """The policy that orders a class."""
         return self._classes[class_name].policy
+
+    def weight_of(self, tenant: str) -> float:
+        """A tenant's share beside others."""
+        return self._tenants.get(tenant, TenantLimits()).weight
 
     def waiting_in_order(self) -> list[QueuedRequest]:
         """Everybody who waits: by tier, then by key (fair queueing between tenants may mix them)."""
@@ -135,21 +143,31 @@ class Scheduler:
     def submit(self, item: QueuedRequest, now_us: int) -> Changes:
         """Admit a new request: it starts at once, waits, or is refused because too much waits already."""
         item.key_us = self._key(item)
-        reason = self._no_place_for(item)
-        if reason is Reason.TENANT_FULL:
-            return _refused(item, reason)
-        if reason is None:
-            self._wait(item)
-            return self._start(now_us)
-        return self._shed(item, now_us)
+        tier = self._tier_of(item)
+        if tier.queue.is_full(item.tenant):
+            return _refused(item, Reason.TENANT_FULL)
+        victims: list[QueuedRequest] = []
+        if not self._backlog.has_place_for(item):
+            victims = self._backlog.making_room_for(item, tier.number)
+            if not victims:
+                return _refused(item, Reason.QUEUE_FULL)
+        for victim in victims:
+            self._leave(victim)
+        self._wait(item)
+        changes = self._start(now_us)
+        refused = [(victim, Reason.QUEUE_FULL) for victim in victims]
+        if item.state is State.WAITING and not tier.queue.may_wait(item.tenant):
+            self._leave(item)
+            refused.append((item, Reason.TENANT_FULL))
+        return Changes(changes.started, refused) if refused else changes
 
     def rekey(self, item: QueuedRequest, prediction: Prediction, now_us: int) -> Changes:
         """A better prediction of a waiting request came; its arrival, and so the bound, stay."""
         if item.state is State.WAITING:
-            self.waiting_tokens -= item.work_tokens
+            before_tokens = item.work_tokens
             item.prediction = prediction
-            self.waiting_tokens += item.work_tokens
-            self._tier_of(item).queue.rekey(item, self._key(item))
+            self._backlog.repredicted(before_tokens, item)
+            self._rekey(item)
         return self._start(now_us)
 
     def cancel(self, item: QueuedRequest, now_us: int) -> Changes:
@@ -167,15 +185,22 @@ class Scheduler:
         tier, replica = self._tier_of(item), self._replicas[item.replica]
         replica.finish(item, tier.number)
         tier.queue.finish(item, actual_tokens)
+        for other in self._tiers:
+            if other is not tier:
+                other.queue.freed(item.tenant)
         return self._start(now_us)
 
     def expire(self, now_us: int, tokens_per_s: float | None = None) -> Changes:
         """Refuse whoever's deadline has passed, or, given the engines' speed, cannot be kept any more."""
         gone = self._deadlines.overdue(now_us)
-        if tokens_per_s and self._deadlines.next_us() is not None:
-            gone += [item for item in hopeless(self._tiers, now_us, tokens_per_s) if item not in gone]
         for item in gone:
             self._leave(item)
+        places = self._places()
+        if tokens_per_s and places is not None and self._deadlines.next_us() is not None:
+            late = hopeless(self._tiers, now_us, tokens_per_s, max(1, places))
+            for item in late:
+                self._leave(item)
+            gone += late
         return Changes(self._start(now_us).started, [(item, Reason.EXPIRED) for item in gone])
 
     def tick(self, now_us: int) -> Changes:
@@ -191,8 +216,24 @@ class Scheduler:
         check_classes(changed)
         self._classes = {service.name: service for service in changed}
         for item in self.waiting_in_order():
-            self._tier_of(item).queue.rekey(item, self._key(item))
+            self._rekey(item)
         return self._start(now_us)
+
+    def limit_tenants(self, tenants: Mapping[str, TenantLimits], now_us: int) -> Changes:
+        """Other weights and limits from now on; what a tenant has beyond them is not taken from it."""
+        self._tenants = limits = dict(tenants)
+        presences = {name: Presence() for name in limits}
+        for tier in self._tiers:
+            tier.queue.limit(limits, presences)
+        for tier in self._tiers:
+            for tenant in tier.queue:
+                tier.queue.freed(tenant.name)
+        return self._start(now_us)
+
+    def _rekey(self, item: QueuedRequest) -> None:
+        tier = self._tier_of(item)
+        tier.queue.rekey(item, self._key(item))
+        self._backlog.keyed(item, tier.number)
 
     def _key(self, item: QueuedRequest) -> int:
         service = self._classes[item.class_name]
@@ -202,90 +243,35 @@ class Scheduler:
         return self._tier_by_class[item.class_name]
 
     def _wait(self, item: QueuedRequest) -> None:
-        self._tier_of(item).queue.add(item)
+        tier = self._tier_of(item)
+        tier.queue.add(item)
         self._deadlines.add(item)
-        self._count(item, 1)
+        self._backlog.joined(item, tier.number)
 
     def _leave(self, item: QueuedRequest) -> None:
         self._tier_of(item).queue.remove(item, State.FINISHED)
-        self._count(item, -1)
+        self._backlog.left(item)
 
-    def _count(self, item: QueuedRequest, sign: int) -> None:
-        self.waiting += sign
-        self.waiting_bytes += sign * item.body_bytes
-        self.waiting_tokens += sign * item.work_tokens
-
-    def _no_place_for(self, item: QueuedRequest) -> Reason | None:
-        if self._tier_of(item).queue.is_full(item.tenant):
-            return Reason.TENANT_FULL
-        full = (
-            self.waiting >= self._limits.max_waiting
-            or self.waiting_bytes + item.body_bytes > self._limits.max_bytes
-            or (self.waiting and self.waiting_tokens + item.work_tokens > self._limits.max_tokens)
-        )
-        return Reason.QUEUE_FULL if full else None
-
-    def _shed(self, item: QueuedRequest, now_us: int) -> Changes:
-        """The queue is full: refuse the newcomer, or the worst waiter where that is wanted and worse."""
-        victim = self._worst() if self._limits.shed_worst else None
-        if victim is None or self._rank(victim) <= self._rank(item):
-            return _refused(item, Reason.QUEUE_FULL)
-        self._leave(victim)
-        self._wait(item)
-        changes = self._start(now_us)
-        return Changes(changes.started, [(victim, Reason.QUEUE_FULL), *changes.refused])
-
-    def _worst(self) -> QueuedRequest | None:
-        in_order = self.waiting_in_order()
-        return in_order[-1] if in_order else None
-
-    def _rank(self, item: QueuedRequest) -> tuple[int, int]:
-        return (self._classes[item.class_name].tier, item.key_us)
+    def _places(self) -> int | None:
+        """How many requests the engines take together; None where that has no limit."""
+        windows = [replica.window for replica in self._replicas.values()]
+        return None if None in windows else sum(window for window in windows if window is not None)
 
     def _start(self, now_us: int) -> Changes:
         if not self.waiting:
             return NOTHING
         started: list[QueuedRequest] = []
-        while self.waiting and (found := self._next(now_us)) is not None:
+        while (
+            self.waiting
+            and (found := next_dispatch(self._tiers, self._replicas.values(), now_us)) is not None
+        ):
             tier, replica, item = found
             tier.queue.send(item)
-            self._count(item, -1)
+            self._backlog.left(item)
             item.dispatched_us = now_us
             replica.start(item, tier.number)
             started.append(item)
         return Changes(started) if started else NOTHING
-
-    def _next(self, now_us: int) -> tuple[Tier, Replica, QueuedRequest] | None:
-        """The tier whose turn it is, the least busy engine that takes it, and the request."""
-        with_room = [replica for replica in self._replicas.values() if replica.has_room]
-        if not with_room:
-            return None
-        with_room.sort(key=_RUNNING)
-        waiting = [tier for tier in self._tiers if len(tier.queue)]
-        if len(waiting) > 1:
-            waiting.sort(key=lambda tier: (not tier.claims, tier.number))
-        for tier in waiting:
-            item = tier.queue.next()
-            replica = None if item is None else self._taker(tier, item, with_room, now_us)
-            if replica is not None and item is not None:
-                for other in waiting:
-                    other.dispatched(here=other is tier)
-                return tier, replica, item
-        return None
-
-    def _taker(
-        self, tier: Tier, item: QueuedRequest, with_room: Iterable[Replica], now_us: int
-    ) -> Replica | None:
-        """The least busy engine that may take it now; the one that has its prompt cached if that is free too."""
-        found: Replica | None = None
-        for replica in with_room:
-            used = replica.by_tier.get(tier.number, 0)
-            if not tier.may_use(replica.window, used, now_us) or not replica.bears(item):
-                continue
-            if replica.name == item.bound_to or item.bound_to is None:
-                return replica
-            found = found or replica
-        return found
 
 
 def _refused(item: QueuedRequest, reason: Reason) -> Changes:
@@ -297,4 +283,5 @@ def _make_tiers(
     classes: Sequence[ServiceClass], tenants: dict[str, TenantLimits], lane_share: float
 ) -> list[Tier]:
     members = {service.tier: service for service in classes}
-    return [Tier(number, members[number], tenants, lane_share) for number in sorted(members)]
+    presences = {name: Presence() for name in tenants}
+    return [Tier(number, members[number], tenants, lane_share, presences) for number in sorted(members)]

@@ -7,27 +7,25 @@ _MEMORY_S: Final = 60.0
 
 
 class Speed:
-    """Tokens per second of busy time, over about the last minute of it."""
+    """Tokens per second of an answer's stay at its engine, over about the last minute.
+
+    Times those that are there now it is what the engines compute together (Little's law). Tokens over busy time
+    would be far too low after a quiet minute, when one slot of many was in use: whoever comes with a deadline
+    in the burst that follows would be given up for nothing.
+    """
 
     def __init__(self) -> None:
         self._tokens = 0.0
-        self._busy_s = 0.0
-        self._since_us: int | None = None
+        self._stay_s = 0.0
+        self._at_us = 0
 
-    @property
-    def tokens_per_s(self) -> float | None:
-        """Prompt and output tokens of all engines together; None until enough has been seen."""
-        return self._tokens / self._busy_s if self._busy_s >= 1.0 else None
+    def ended(self, tokens: float, stay_us: int, now_us: int) -> None:
+        """A whole answer of so many prompt and output tokens took so long at its engine."""
+        fade = exp(-max(0, now_us - self._at_us) / 1e6 / _MEMORY_S)
+        self._tokens = self._tokens * fade + tokens
+        self._stay_s = self._stay_s * fade + stay_us / 1e6
+        self._at_us = now_us
 
-    def passed(self, now_us: int, *, busy: bool) -> None:
-        """Time has passed until now, with requests running or not."""
-        if self._since_us is not None and busy:
-            elapsed_s = max(0.0, (now_us - self._since_us) / 1e6)
-            fade = exp(-elapsed_s / _MEMORY_S)
-            self._tokens *= fade
-            self._busy_s = self._busy_s * fade + elapsed_s
-        self._since_us = now_us
-
-    def computed(self, tokens: float) -> None:
-        """An answer ended; its tokens were computed in the busy time that `passed`."""
-        self._tokens += tokens
+    def tokens_per_s(self, running: int) -> float | None:
+        """Prompt and output tokens of `running` requests together; None until enough has been seen."""
+        return running * self._tokens / self._stay_s if self._stay_s >= 1.0 else None

@@ -2,8 +2,11 @@
 
 import heapq
 from collections import deque
+from typing import Final
 
 from proxy.scheduling.queued import QueuedRequest, State
+
+_COMPACT_AT_LEAST: Final = 64
 
 
 class WaitingQueue:
@@ -78,8 +81,11 @@ class WaitingQueue:
 
     def in_key_order(self) -> list[QueuedRequest]:
         """All waiting requests, best first: for the status page and for switching policies."""
-        live = (item for item in self._by_arrival if item.state is State.WAITING)
-        return sorted(live, key=lambda item: (item.key_us, item.seq))
+        return sorted(self.in_arrival_order(), key=lambda item: (item.key_us, item.seq))
+
+    def in_arrival_order(self) -> list[QueuedRequest]:
+        """All waiting requests, oldest first."""
+        return [item for item in self._by_arrival if item.state is State.WAITING]
 
     def best_keys(self, count: int) -> list[int]:
         """The lowest keys of those who wait, at most so many, in order."""
@@ -87,8 +93,9 @@ class WaitingQueue:
         return heapq.nsmallest(count, live)
 
     def _compact(self) -> None:
-        if len(self._by_key) > 64 and len(self._by_key) > 2 * self._size:
-            live = [item for item in self._by_arrival if item.state is State.WAITING]
+        # Each order drops only what comes to its own front, and nobody may ever ask for the oldest.
+        if max(len(self._by_key), len(self._by_arrival)) > max(_COMPACT_AT_LEAST, 2 * self._size):
+            live = self.in_arrival_order()
             self._by_arrival = deque(live)
             self._by_key = [(item.key_us, item.seq, item) for item in live]
             heapq.heapify(self._by_key)

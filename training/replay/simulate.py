@@ -9,10 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from predictor.prediction import Prediction
+from proxy.scheduling.backlog import QueueLimits
 from proxy.scheduling.classes import ServiceClass
 from proxy.scheduling.policy import MICROSECONDS, Policy
 from proxy.scheduling.queued import Changes, QueuedRequest
-from proxy.scheduling.scheduler import QueueLimits, Scheduler
+from proxy.scheduling.scheduler import Scheduler
 from training.engine import EngineModel, Event, EventKind, SchedulingPolicy, Sequence
 from training.profiles import EngineProfile
 
