@@ -1,6 +1,8 @@
 """Policies switched at run time, by SIGHUP's path."""
 
 import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import aiohttp
@@ -8,6 +10,8 @@ import msgspec
 import pytest
 from harness import CHAT, engine_of, eventually, proxy_before
 
+from bench.pressure.served import served
+from proxy.identity import KeySettings
 from proxy.settings import ClassSettings, SettingsError
 
 
@@ -35,6 +39,31 @@ async def test_a_switch_of_policy_loses_nobody_and_rekeys_who_waits(tmp_path: Pa
         assert headway.status().outcomes == {"completed": 12}
 
 
+async def test_other_limits_of_a_key_hold_from_the_reload_on(tmp_path: Path) -> None:
+    """A key's limits are taken over with it: who was held back by max_running goes on."""
+    digest = hashlib.sha256(b"secret").hexdigest()
+    key = KeySettings(sha256=digest, tenant="ann", max_running=1)
+    async with (
+        engine_of([400], slots=8) as engine,
+        proxy_before(engine.url, state=tmp_path, window=8, keys=(key,)) as headway,
+        aiohttp.ClientSession(headers={"authorization": "Bearer secret"}) as session,
+    ):
+        body = {"model": "emulated", "messages": [{"role": "user", "content": "hello"}]}
+
+        async def ask() -> None:
+            async with session.post(headway.url + CHAT, json=body) as response:
+                assert response.status == 200
+                await response.read()
+
+        asked = [asyncio.ensure_future(ask()) for _ in range(8)]
+        await eventually(lambda: headway.status().waiting >= 4)
+        assert headway.status().running == 1
+        raised = msgspec.structs.replace(key, max_running=None)
+        headway.reload(msgspec.structs.replace(headway.settings, keys=(raised,)))
+        assert headway.status().waiting == 0
+        await asyncio.gather(*asked)
+
+
 async def test_what_needs_a_restart_is_refused_whole(tmp_path: Path) -> None:
     """New classes cannot be taken over at run time; the error says so and nothing changes."""
     async with engine_of() as engine, proxy_before(engine.url, state=tmp_path) as headway:
@@ -42,3 +71,47 @@ async def test_what_needs_a_restart_is_refused_whole(tmp_path: Path) -> None:
         with pytest.raises(SettingsError, match="restart"):
             headway.reload(msgspec.structs.replace(headway.settings, policy="fcfs", classes=classes))
         assert headway.status().policy == "quantile"
+
+
+async def test_sighup_switches_a_serving_process_and_loses_nobody(tmp_path: Path) -> None:
+    """The file is edited and the process told, three times and once with nonsense, while requests wait."""
+    async with (
+        engine_of([30], slots=1, base_s=2e-3) as engine,
+        served(engine.url, window=1, policy="quantile") as process,
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
+    ):
+        body = {"model": "emulated", "messages": [{"role": "user", "content": "hello"}]}
+
+        async def ask() -> str | None:
+            async with session.post(process.url + CHAT, json=body) as response:
+                assert response.status == 200
+                await response.read()
+                return response.headers["x-headway-policy"]
+
+        async def in_force() -> tuple[str, float, int]:
+            status = await process.status()
+            return status["policy"], status["max_overtake_s"], status["waiting"]
+
+        asked = [asyncio.ensure_future(ask()) for _ in range(40)]
+        await eventually(lambda: waits(in_force, 30))
+        for policy, max_overtake in (("fcfs", 0.0), ("quantile", 5.0), ("quantile", 60.0)):
+            process.reload(policy=policy, max_overtake=max_overtake)
+            await eventually(lambda: holds(in_force, policy, max_overtake))  # noqa: B023 - awaited here
+        process.reload(policy="shortest")
+        policies = await asyncio.gather(*asked)
+        assert (await in_force())[:2] == ("quantile", 60.0)
+        assert set(policies) <= {"fcfs", "quantile"}
+        assert (await process.status())["outcomes"] == {"completed": 40}
+
+
+InForce = Callable[[], Awaitable[tuple[str, float, int]]]
+
+
+async def waits(in_force: InForce, count: int) -> bool:
+    """Whether at least so many wait."""
+    return (await in_force())[2] >= count
+
+
+async def holds(in_force: InForce, policy: str, max_overtake: float) -> bool:
+    """Whether this order holds."""
+    return (await in_force())[:2] == (policy, max_overtake)
