@@ -3,6 +3,7 @@
 metadata.json      what it is: schema, how it was trained, the SHA-256 of every other file
 text_head.npz      hashed n-grams -> dense outputs
 booster-N.txt.gz   LightGBM models, averaged
+smooth-N.npz       kernel regressions beside them
 calibration.json   score -> quantile, tokens, spread
 selftest.json      one row and the score it must give
 """
@@ -21,13 +22,14 @@ import numpy as np
 
 from predictor.booster import Booster
 from predictor.calibration import Calibration
-from predictor.ensemble import Ensemble, Member
+from predictor.ensemble import Ensemble, Member, Model
 from predictor.errors import ArtifactError, HashMismatchError, SchemaMismatchError
 from predictor.features.extractor import FIXED_NAMES, schema_of
 from predictor.features.schema import FloatArray, Schema
 from predictor.head_file import head_from_bytes, head_to_bytes
 from predictor.order import Order, WorkScale
 from predictor.prediction import Prediction
+from predictor.smooth import SUFFIX, smooth_from_bytes
 from predictor.text_head import TextHead
 
 FORMAT_VERSION: Final = 1
@@ -156,11 +158,23 @@ def save_artifact(directory: Path, files: dict[str, bytes], metadata: Metadata) 
         staged.replace(directory)
 
 
+def pack_booster(text: str) -> bytes:
+    """LightGBM's text as a file."""
+    return gzip.compress(text.encode(), 9, mtime=0)
+
+
+def model_from_bytes(file: str, data: bytes, schema: Schema) -> Model:
+    """A member's model; the file's name says of which kind it is."""
+    if file.endswith(SUFFIX):
+        return smooth_from_bytes(data, schema)
+    return Booster.from_bytes(_unpack(data), len(schema.names))
+
+
 def pack_files(
-    head: TextHead, models: dict[str, str], calibration: Calibration, selftest: SelfTest
+    head: TextHead, models: dict[str, bytes], calibration: Calibration, selftest: SelfTest
 ) -> dict[str, bytes]:
-    """The files of an artifact, by name; `models` maps a member's file to LightGBM's text."""
-    files = {name: gzip.compress(text.encode(), 9, mtime=0) for name, text in models.items()}
+    """The files of an artifact, by name; `models` are the members' files."""
+    files = dict(models)
     files[_HEAD] = head_to_bytes(head)
     files[_CALIBRATION] = msgspec.json.encode(calibration)
     files[_SELFTEST] = msgspec.json.encode(selftest)
@@ -171,8 +185,8 @@ def _parse(directory: Path, artifact_id: str, metadata: Metadata, files: dict[st
     head = head_from_bytes(files[_HEAD])
     schema = schema_of(head)
     _check_schema(directory, metadata, schema)
-    boosters = {
-        member.file: Booster.from_bytes(_unpack(files[member.file]), len(schema.names))
+    models = {
+        member.file: model_from_bytes(member.file, files[member.file], schema)
         for member in metadata.members
         if member.file is not None
     }
@@ -181,7 +195,7 @@ def _parse(directory: Path, artifact_id: str, metadata: Metadata, files: dict[st
         metadata=metadata,
         schema=schema,
         head=head,
-        ensemble=Ensemble(metadata.members, boosters, schema),
+        ensemble=Ensemble(metadata.members, models, schema),
         calibration=msgspec.json.decode(files[_CALIBRATION], type=Calibration),
     )
 

@@ -38,20 +38,20 @@ def head_to_bytes(head: TextHead) -> bytes:
 
 def head_from_bytes(data: bytes) -> TextHead:
     """Read what `head_to_bytes` wrote; of anything else numpy and zipfile raise what they please."""
-    _check_unpacked(data)
+    check_unpacked(data)
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
         bits, kernels = (int(value) for value in arrays["sizes"])
         names = tuple(str(name) for name in arrays["names"])
         _check_sizes(bits, names, kernels)
         weights = np.zeros((1 << bits, len(names)), dtype=np.float32)
         bins = _indices(arrays["bins"], 1 << bits)
-        weights[bins] = _floats(arrays["weights"], (len(bins), len(names)))
+        weights[bins] = finite_floats(arrays["weights"], (len(bins), len(names)))
         return TextHead(
             bits=bits,
             names=names,
-            idf=_floats(arrays["idf"], (1 << bits,)),
+            idf=finite_floats(arrays["idf"], (1 << bits,)),
             weights=weights,
-            bias=_floats(arrays["bias"], (len(names),)),
+            bias=finite_floats(arrays["bias"], (len(names),)),
             kernels=tuple(_read_kernel(arrays, f"kernel{number}_", len(names)) for number in range(kernels)),
             taught=_hashes(arrays["taught"]),
         )
@@ -77,33 +77,37 @@ def _read_kernel(arrays: "np.lib.npyio.NpzFile", prefix: str, width: int) -> Ker
         raise ValueError(f"a kernel reads unknown features: {', '.join(sorted(unknown))}")
     outputs = _indices(arrays[prefix + "outputs"], width)
     given = arrays[prefix + "landmarks"]
-    landmarks = _floats(given, (len(given), len(inputs)))
+    landmarks = finite_floats(given, (len(given), len(inputs)))
     return Kernel(
         columns=np.array([FIXED_NAMES.index(name) for name in inputs], dtype=np.intp),
-        center=_floats(arrays[prefix + "center"], (len(inputs),)),
-        scale=_floats(arrays[prefix + "scale"], (len(inputs),)),
+        center=finite_floats(arrays[prefix + "center"], (len(inputs),)),
+        scale=finite_floats(arrays[prefix + "scale"], (len(inputs),)),
         landmarks=landmarks,
         norms=np.einsum("ij,ij->i", landmarks, landmarks),
-        gamma=float(_floats(arrays[prefix + "gamma"], ())),
-        weights=_floats(arrays[prefix + "weights"], (len(landmarks), len(outputs))),
+        gamma=float(finite_floats(arrays[prefix + "gamma"], ())),
+        weights=finite_floats(arrays[prefix + "weights"], (len(landmarks), len(outputs))),
         outputs=outputs,
     )
 
 
-def _check_unpacked(data: bytes) -> None:
-    """A few bytes of zip can hold gigabytes; zipfile reads no more of a member than its directory says."""
+def check_unpacked(data: bytes) -> None:
+    """Raises ValueError for an .npz of more than a gibibyte: a few bytes of zip can hold it.
+
+    zipfile reads no more of a member than its directory says.
+    """
     with zipfile.ZipFile(io.BytesIO(data)) as packed:
         size = sum(member.file_size for member in packed.infolist())
     if size > _MAX_BYTES:
-        raise ValueError(f"the text head unpacks to more than {_MAX_BYTES >> 20} MiB")
+        raise ValueError(f"an .npz unpacks to more than {_MAX_BYTES >> 20} MiB")
 
 
-def _floats(array: npt.NDArray[np.generic], shape: tuple[int, ...]) -> FloatArray:
+def finite_floats(array: npt.NDArray[np.generic], shape: tuple[int, ...]) -> FloatArray:
+    """The array in single precision. Raises ValueError where it has another shape, or numbers that are not finite."""
     if array.shape != shape:
-        raise ValueError(f"an array of the text head has shape {array.shape}, not {shape}")
+        raise ValueError(f"an array has shape {array.shape}, not {shape}")
     floats = array.astype(np.float32)
     if not np.isfinite(floats).all():
-        raise ValueError("the text head holds numbers that are not finite")
+        raise ValueError("an array holds numbers that are not finite")
     return floats
 
 

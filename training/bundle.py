@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from predictor.artifact import Metadata, SelfTest, load_artifact, pack_files, save_artifact
-from predictor.booster import Booster
+from predictor.artifact import Metadata, SelfTest, load_artifact, model_from_bytes, pack_files, save_artifact
 from predictor.calibration import Calibration
 from predictor.ensemble import Ensemble
 from predictor.features.extractor import schema_of
@@ -38,8 +37,9 @@ def write_bundle(
 ) -> None:
     """Write the artifact and load it once. `extra` are further files, by name. Raises ArtifactError."""
     schema = schema_of(bundle.head)
-    boosters = {file: Booster(text, len(schema.names)) for file, text in bundle.ranker.models.items()}
-    score = Ensemble(bundle.ranker.members, boosters, schema).score(bundle.row)
+    files = bundle.ranker.files(schema)
+    models = {file: model_from_bytes(file, data, schema) for file, data in files.items()}
+    score = Ensemble(bundle.ranker.members, models, schema).score(bundle.row)
     selftest = SelfTest(_nulls(bundle.row), score)
     now = datetime.now(UTC)
     metadata = Metadata(
@@ -52,8 +52,8 @@ def write_bundle(
         training=notes,
         order=order,
     )
-    files = pack_files(bundle.head, bundle.ranker.models, bundle.calibration, selftest)
-    save_artifact(out, files | (extra or {}), metadata)
+    packed = pack_files(bundle.head, files, bundle.calibration, selftest)
+    save_artifact(out, packed | (extra or {}), metadata)
     load_artifact(out)
 
 

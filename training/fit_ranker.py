@@ -1,4 +1,4 @@
-"""Fits the ensemble: LightGBM on everything known, beside the text head's kernel regression."""
+"""Fits the ensemble: LightGBM on everything known, beside kernel regressions."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
@@ -7,13 +7,20 @@ import lightgbm
 import numpy as np
 import numpy.typing as npt
 
+from predictor.artifact import pack_booster
 from predictor.ensemble import Member
-from predictor.features.schema import FloatArray
+from predictor.features.schema import FloatArray, Schema
+from predictor.kernel import Kernel
+from predictor.self_query import SELF_NAMES
+from predictor.smooth import SUFFIX, smooth_to_bytes
+from training.fit_smooth import FEWEST_ROWS, fit_smooth, smooth_scores
 from training.folds import held_out_masks
 
 DoubleArray = npt.NDArray[np.float64]
 
 RANKING: Final = frozenset({"lambdarank", "rank_xendcg"})
+# No objective of LightGBM's: a kernel regression.
+SMOOTH: Final = "smooth"
 OBJECTIVES: Final = ("cross_entropy", "regression", "regression_l1", "huber", *sorted(RANKING))
 _GRADES: Final = 30
 _GROUP_ROWS: Final = 100
@@ -38,11 +45,14 @@ _ROUNDS: Final = 100
 
 
 class Voice(NamedTuple):
-    """A member to be: an objective of LightGBM's, or the name of a feature that is a prediction; its weight."""
+    """A member to be: an objective of LightGBM's or SMOOTH, or the name of a feature that is a prediction; its
+    weight. A model that `needs` a feature is fitted on the rows that have it; a smooth one reads what the model says
+    of itself only where it needs it."""
 
     objective: str
     weight: float
     feature: str | None = None
+    needs: str | None = None
 
 
 class Rows(NamedTuple):
@@ -57,13 +67,34 @@ class Rows(NamedTuple):
     fold: npt.NDArray[np.intp]
     weight: DoubleArray
 
+    def select(self, mask: npt.NDArray[np.bool_]) -> "Rows":
+        """The rows where `mask` is true."""
+        return Rows(self.matrix[mask], self.target[mask], self.fold[mask], self.weight[mask])
+
 
 class FittedRanker(NamedTuple):
-    """The members, LightGBM's text by file, and the ensemble's scores of the training rows, out of fold."""
+    """The members, their models by file, and the ensemble's scores of the training rows, out of fold."""
 
     members: list[Member]
-    models: dict[str, str]
+    models: dict[str, lightgbm.Booster | Kernel]
     scores: DoubleArray
+
+    def files(self, schema: Schema) -> dict[str, bytes]:
+        """The models as an artifact keeps them."""
+        return {
+            name: smooth_to_bytes(model, schema)
+            if isinstance(model, Kernel)
+            else pack_booster(model.model_to_string())
+            for name, model in self.models.items()
+        }
+
+
+class _Heard(NamedTuple):
+    """One voice: its scores of the training rows, out of fold and NaN where it is silent, and its model."""
+
+    scores: DoubleArray
+    file: str | None = None
+    model: lightgbm.Booster | Kernel | None = None
 
 
 def fit_ranker(
@@ -78,25 +109,53 @@ def fit_ranker(
     As in serving, a voice is silent where its feature is absent; one that is absent everywhere is left out.
     """
     members: list[Member] = []
-    models: dict[str, str] = {}
+    models: dict[str, lightgbm.Booster | Kernel] = {}
     total, weights = np.zeros(len(rows.target)), np.zeros(len(rows.target))
     for number, voice in enumerate(voices):
-        file = None
-        if voice.feature is not None:
-            scores = rows.matrix[:, names.index(voice.feature)].astype(np.float64)
-        else:
-            file = f"booster-{number}.txt.gz"
-            booster, scores = _cross_fit(rows, voice.objective, seed + number)
-            models[file] = booster.model_to_string()
+        heard = _hear(rows, names, voice, number, seed + number)
         advance()
-        speaks = ~np.isnan(scores)
+        scores, speaks = heard.scores, ~np.isnan(heard.scores)
         if not speaks.any():
             continue
+        if heard.file is not None and heard.model is not None:
+            models[heard.file] = heard.model
         center, scale = float(scores[speaks].mean()), max(float(scores[speaks].std()), 1e-6)
-        members.append(Member(voice.objective, voice.weight, center, scale, file, voice.feature))
+        members.append(
+            Member(voice.objective, voice.weight, center, scale, heard.file, voice.feature, voice.needs)
+        )
         total[speaks] += voice.weight * (scores[speaks] - center) / scale
         weights += voice.weight * speaks
     return FittedRanker(members, models, total / np.maximum(weights, 1e-12))
+
+
+def _hear(rows: Rows, names: tuple[str, ...], voice: Voice, number: int, seed: int) -> _Heard:
+    if voice.feature is not None:
+        return _Heard(rows.matrix[:, names.index(voice.feature)].astype(np.float64))
+    told = np.ones(len(rows.target), dtype=np.bool_)
+    if voice.needs is not None:
+        told = ~np.isnan(rows.matrix[:, names.index(voice.needs)])
+    scores = np.full(len(told), np.nan)
+    if voice.objective != SMOOTH:
+        booster, scores[told] = _cross_fit(rows.select(told), voice.objective, seed)
+        return _Heard(scores, f"booster-{number}.txt.gz", booster)
+    if told.sum() < FEWEST_ROWS:
+        return _Heard(scores)
+    kernel, scores[told] = _cross_smooth(rows.select(told), names, voice, seed)
+    return _Heard(scores, f"smooth-{number}{SUFFIX}", kernel)
+
+
+def _cross_smooth(rows: Rows, names: tuple[str, ...], voice: Voice, seed: int) -> tuple[Kernel, DoubleArray]:
+    """The kernel of all rows, and sums of each row by one that has not seen its prompt."""
+
+    def fit(part: Rows) -> Kernel:
+        signals = voice.needs in SELF_NAMES
+        return fit_smooth(part.matrix, part.target, part.weight, names, signals=signals, seed=seed)
+
+    final = fit(rows)
+    scores = smooth_scores(final, rows.matrix)
+    for held in held_out_masks(rows.fold):
+        scores[held] = smooth_scores(fit(rows.select(~held)), rows.matrix[held])
+    return final, scores
 
 
 def _cross_fit(rows: Rows, objective: str, seed: int) -> tuple[lightgbm.Booster, DoubleArray]:
@@ -104,7 +163,7 @@ def _cross_fit(rows: Rows, objective: str, seed: int) -> tuple[lightgbm.Booster,
     final = fit_booster(rows, objective, seed)
     scores = np.asarray(final.predict(rows.matrix, raw_score=True))
     for held in held_out_masks(rows.fold):
-        kept = Rows(rows.matrix[~held], rows.target[~held], rows.fold[~held], rows.weight[~held])
+        kept = rows.select(~held)
         scores[held] = fit_booster(kept, objective, seed).predict(rows.matrix[held], raw_score=True)
     return final, scores
 
