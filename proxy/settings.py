@@ -155,8 +155,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         float, Meta(gt=0, le=0.5, description="Share of an engine's slot time that these questions may take.")
     ] = 0.03
     self_prediction_deadline_s: Annotated[
-        float, Meta(gt=0, le=60, description="Seconds after which an answer to them is not waited for.")
-    ] = 0.25
+        Annotated[float, Meta(gt=0, le=60)] | None,
+        Meta(
+            description="Seconds after which an answer to them is not waited for; absent: three times what the "
+            "engine's lately took, 0.25 to 5."
+        ),
+    ] = None
     lane_share: Annotated[
         Annotated[float, Meta(ge=0, le=1)] | None,
         Meta(

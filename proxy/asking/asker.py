@@ -63,7 +63,6 @@ class Asker:
     def __init__(
         self,
         limits: AskLimits,
-        deadline_s: float,
         *,
         learning_part: float,
         dispatcher: Dispatcher,
@@ -75,7 +74,6 @@ class Asker:
     ) -> None:
         """`learning_part`: of the budget that may go into the log for a ranker that cannot use signals yet."""
         self._limits = limits
-        self._deadline_s = deadline_s
         self._learning_part = learning_part
         self._dispatcher = dispatcher
         self._engines = engines
@@ -192,13 +190,16 @@ class Asker:
         started_s, freed = time.monotonic(), self._freed
         answered, queued_s = False, 0.0
         try:
-            async with asyncio.timeout(self._deadline_s):
+            async with asyncio.timeout(gate.pace.deadline_s):
                 answer = await candidate.send(query, engine)
+            gate.pace.answered(time.monotonic() - started_s)
             signals = read_signals(answer)
             told = decode_answer(answer, query.api)
             answered, queued_s = True, (told.engine_queue_ms or 0.0) / 1000
         except (HeadwayError, TimeoutError, ValueError) as error:
             self._tally.failed(error)
+            if isinstance(error, TimeoutError):
+                gate.pace.given_up()
         finally:
             # What it waited in the engine's queue took nobody's slot.
             took_s = max(0.0, time.monotonic() - started_s - queued_s)

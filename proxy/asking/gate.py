@@ -5,6 +5,8 @@ from typing import Final
 
 import msgspec
 
+from proxy.asking.pace import Pace
+
 # Budget that may be saved up, so that a burst after quiet can be asked about.
 _SAVED_S: Final = 10.0
 _FAILURES: Final = 5
@@ -26,10 +28,14 @@ class Skip(StrEnum):
 
 
 class AskLimits(msgspec.Struct, frozen=True):
-    """`share`: of the engine's slot time that queries may take; `at_once`: of its slots, but at least one query."""
+    """`share`: of the engine's slot time that queries may take; `at_once`: of its slots, but at least one query.
+
+    `deadline_s`: how long an answer is waited for; None: as the engine's pace has it.
+    """
 
     share: float = 0.03
     at_once: float = 0.03
+    deadline_s: float | None = None
 
 
 class AskGate:
@@ -52,6 +58,7 @@ class AskGate:
         self._cached: float | None = None
         self._judged = 0
         self.asking = 0
+        self.pace = Pace(limits.deadline_s)
 
     @property
     def cached_share(self) -> float | None:

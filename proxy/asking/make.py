@@ -34,8 +34,7 @@ def make_asker(
         return None
     share = settings.self_prediction_share
     return Asker(
-        AskLimits(share, share),
-        settings.self_prediction_deadline_s,
+        AskLimits(share, share, settings.self_prediction_deadline_s),
         learning_part=_LEARNING_PART if settings.self_prediction == "auto" else 1.0,
         dispatcher=dispatcher,
         engines=engines,
