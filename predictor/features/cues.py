@@ -166,12 +166,14 @@ def _asked(tokens: Tokens, places: list[int], units: list[int]) -> list[float]:
 
 def _amount_before(tokens: Tokens, place: int) -> float:
     """The number up to three tokens before a place; 0 where there is none."""
-    first = max(0, place - _REACH_TOKENS)
-    starts, hashes = tokens.starts[first:place].tolist(), tokens.words[first:place].tolist()
-    for index in range(len(starts) - 1, -1, -1):
-        if tokens.folded[starts[index]] == _ZERO:
-            digits = tokens.raw[starts[index] : int(tokens.ends[first + index])]
+    # A pair whose hash is a unit's by chance has its place beyond the words.
+    last = min(place, len(tokens.words)) - 1
+    for index in range(last, max(-1, place - 1 - _REACH_TOKENS), -1):
+        start = tokens.starts.item(index)
+        if tokens.folded[start] == _ZERO:
+            digits = tokens.raw[start : tokens.ends.item(index)]
             return min(float(digits), _LARGEST_ASKED) if digits.isdigit() and len(digits) <= 5 else 0.0
-        if hashes[index] in NUMBER_WORDS:
-            return float(NUMBER_WORDS[hashes[index]])
+        number = NUMBER_WORDS.get(tokens.words.item(index))
+        if number is not None:
+            return float(number)
     return 0.0

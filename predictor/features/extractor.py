@@ -1,6 +1,7 @@
 """The one feature extractor, of serving and of training: a request body in, a named vector out."""
 
 import math
+from struct import Struct
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -32,7 +33,10 @@ _COUNTS: Final = slice(_LEXICAL_AT, _LEXICAL_AT + len(COUNT_NAMES))
 _HISTORY_AT: Final = _LEXICAL_AT + len(LEXICAL_NAMES)
 _HISTORY: Final = slice(_HISTORY_AT, _HISTORY_AT + len(HISTORY_NAMES))
 _NO_TEXT: Final = [math.nan] * (1 + len(LEXICAL_NAMES))
-_NOT_KNOWN_YET: Final = [math.nan] * (len(HISTORY_NAMES) + len(SELF_NAMES))
+# What is read of a request comes first; history and what the model says of itself are not known yet.
+_BLANK: Final = np.full(len(FIXED_NAMES), np.nan, dtype=np.float32)
+# numpy takes twice as long to make an array of a list.
+_READ: Final = Struct(f"{_HISTORY_AT}f")
 
 
 class RawFeatures(NamedTuple):
@@ -77,8 +81,8 @@ def raw_features(body: RequestBody, view: PromptView, bits: int, api: Api | None
         values += lexical_features(tokens)
     else:
         values += _NO_TEXT
-    values += _NOT_KNOWN_YET
-    fixed = np.array(values, dtype=np.float32)
+    fixed = _BLANK.copy()
+    _READ.pack_into(fixed.data, 0, *values)
     np.log1p(fixed[_COUNTS], out=fixed[_COUNTS])
     return RawFeatures(fixed, bins)
 

@@ -1,7 +1,6 @@
 """Numbers read off the focus text itself: its make-up, its layout, what it asks for and how much of it."""
 
 import math
-import re
 from operator import mul
 from typing import Final
 
@@ -75,7 +74,7 @@ _CLASS_OF: Final = bytes(
 )
 _SHARE_PLACES: Final = tuple(list(_BYTE_CLASSES).index(name) for name in _SHARES)
 _SPACE, _NEWLINE, _DIGIT = (list(_BYTE_CLASSES).index(name) for name in ("space", "newline", "digit"))
-_NUMBER: Final = re.compile(rb"[0-9]+")
+_DIGITS_ALONE: Final = bytes(byte if byte in b"0123456789" else ord(" ") for byte in range(256))
 _NUMBERS_READ: Final = 40
 _NUMBER_DIGITS: Final = 12
 _NO_NUMBERS: Final = [0.0] * 6
@@ -96,15 +95,17 @@ def lexical_features(tokens: Tokens) -> list[float]:
         *[counts[place] / size for place in _SHARE_PLACES],
         math.log1p(words),
         (size - counts[_SPACE] - counts[_NEWLINE]) / words,
-        *(_number_features(_NUMBER.findall(tokens.raw)) if counts[_DIGIT] else _NO_NUMBERS),
+        *(_number_features(tokens.raw) if counts[_DIGIT] else _NO_NUMBERS),
         guess_log_tokens(length, cues, size),
         *layout_features(tokens.raw),
     ]
 
 
-def _number_features(numbers: list[bytes]) -> list[float]:
+def _number_features(raw: bytes) -> list[float]:
     """How many numbers there are, their digits, how many different ones, the largest, the sum of logarithms: what
     work there is to be done."""
+    # Runs of digits; a regular expression takes ten times as long.
+    numbers = raw.translate(_DIGITS_ALONE).split()
     digits = list(map(len, numbers))
     distinct = set(numbers[:_NUMBERS_READ])
     values = [math.log1p(int(text[:_NUMBER_DIGITS])) for text in distinct]
