@@ -1,12 +1,13 @@
-"""`python -m bench.self_prediction`: the table of self-prediction signals on the real vLLM (about ten minutes)."""
+"""`python -m bench.self_prediction`: the table of self-prediction signals on a real engine (about ten minutes)."""
 
 import argparse
 import asyncio
 import statistics
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import Final
 
 import msgspec
 from rich.console import Console
@@ -14,24 +15,29 @@ from rich.table import Table
 
 from bench.self_prediction.collect import Asked, collect
 from bench.self_prediction.compare import Row, compare
+from bench.self_prediction.sglang import FLAGS
 from training.lengths import RecordedLengths
-from training.local_engines import VLLM, Launch, prepare_model, prepare_vllm, serving
+from training.local_engines import SGLANG, VLLM, Launch, prepare_model, prepare_sglang, prepare_vllm, serving
 from training.prompts import load_prompts
+
+# What stands in for SGLang's compiled kernels.
+_KERNELS: Final = Path(__file__).parents[2] / "tests" / "engines"
 
 
 def main() -> int:
     """Collect (or read what was collected), compare, print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--every", type=int, default=1, help="only each Nth prompt")
-    parser.add_argument("--kept", type=Path, default=Path("build/self_prediction.jsonl"))
+    parser.add_argument("--engine", choices=("vllm", "sglang"), default="vllm")
+    parser.add_argument("--kept", type=Path, help="default: build/self_prediction_ENGINE.jsonl")
     parser.add_argument("--ask", action="store_true", help="ask the engine what is not kept yet")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    asked = _read(args.kept)
+    kept = args.kept or Path(f"build/self_prediction_{args.engine}.jsonl")
     if args.ask:
-        asked += _collect(args.every, {one.query for one in asked})
-        args.kept.parent.mkdir(parents=True, exist_ok=True)
-        args.kept.write_bytes(b"".join(msgspec.json.encode(one) + b"\n" for one in asked))
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        asyncio.run(_collect(args.engine, args.every, kept))
+    asked = _read(kept)
     rows = _compare(asked)
     if args.json:
         print(msgspec.json.encode({"rows": rows, "costs": _costs(asked)}).decode())
@@ -44,10 +50,21 @@ def _read(path: Path) -> list[Asked]:
     return msgspec.json.Decoder(Asked).decode_lines(path.read_bytes()) if path.exists() else []
 
 
-def _collect(every: int, done: Collection[str]) -> list[Asked]:
-    launch = Launch(prepare_vllm(), prepare_model(), (*VLLM.default_flags, "--max-num-seqs", "8"))
-    with serving(launch) as engine:
-        return asyncio.run(collect(engine.base_url, engine.model, load_prompts()[::every], 8, done))
+async def _collect(engine: str, every: int, kept: Path) -> None:
+    """Each query's answers are kept as soon as all prompts have been asked: a run may be cut off and go on."""
+    done = {one.query for one in _read(kept)}
+    with serving(_launch(engine)) as running, kept.open("ab") as file:
+        prompts = load_prompts()[::every]
+        async for asked in collect(running.base_url, engine, running.model, prompts, done=done):
+            file.write(b"".join(msgspec.json.encode(one) + b"\n" for one in asked))
+            file.flush()
+
+
+def _launch(engine: str) -> Launch:
+    if engine == "vllm":
+        return Launch(prepare_vllm(), prepare_model(), (*VLLM.default_flags, "--max-num-seqs", "8"))
+    flags = (*SGLANG.default_flags, *FLAGS, "--default-priority-value", "0")
+    return Launch(prepare_sglang(), prepare_model(), flags, extra_path=_KERNELS)
 
 
 def _compare(asked: Sequence[Asked]) -> list[Row]:

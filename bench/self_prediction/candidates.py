@@ -11,8 +11,10 @@ from training.prompts import Prompt
 
 # None: not told (JSON has no NaN).
 Signal = Mapping[str, float | None]
+CHAT: Final = "/v1/chat/completions"
+GENERATE: Final = "/generate"
 _FLOOR: Final = -20.0
-_NUMBER_QUESTION: Final = (
+NUMBER_QUESTION: Final = (
     "\n\nDo not answer yet. How many tokens will your complete answer to the above have? "
     "Reply with one number only."
 )
@@ -35,11 +37,15 @@ Reading = Callable[[Sequence[dict[str, Any]]], Signal]
 
 
 class Query(msgspec.Struct, frozen=True):
-    """One way to ask. `bodies` makes the requests of a prompt; `readings` are ways to read their answers."""
+    """One way to ask. `bodies` makes the requests of a prompt; `readings` are ways to read their answers.
+
+    `route`: where they go; GENERATE takes the prompt's token ids in place of its messages.
+    """
 
     name: str
     bodies: Callable[[Prompt], list[dict[str, Any]]]
     readings: dict[str, Reading]
+    route: str = CHAT
 
 
 def messages_of(prompt: Prompt, question: str = "") -> list[dict[str, str]]:
@@ -49,9 +55,12 @@ def messages_of(prompt: Prompt, question: str = "") -> list[dict[str, str]]:
     return turns
 
 
-def _asked(question: str, **more: Any) -> Callable[[Prompt], list[dict[str, Any]]]:
+def asked(question: str, *, bare: bool = False, **more: Any) -> Callable[[Prompt], list[dict[str, Any]]]:
+    """One request per prompt with `question` at its end; `bare`: nothing but what is named in `more`."""
+    usual: dict[str, Any] = {} if bare else {"temperature": 0, **_LOGPROBS}
+
     def bodies(prompt: Prompt) -> list[dict[str, Any]]:
-        return [{"messages": messages_of(prompt, question), "temperature": 0, **_LOGPROBS, **more}]
+        return [{"messages": messages_of(prompt, question), **usual, **more}]
 
     return bodies
 
@@ -74,20 +83,24 @@ def _entropy(tokens: dict[str, float]) -> float:
 def _first_token(answers: Sequence[dict[str, Any]]) -> Signal:
     """Every listed token of the first place by name, and the distribution's entropy."""
     tokens = top_tokens(answers[0])
-    return {f"token:{token}": value for token, value in tokens.items()} | {
-        "entropy": _entropy(tokens),
-        "best": max(tokens.values(), default=_FLOOR),
-    }
+    return {f"token:{token}": value for token, value in tokens.items()} | entropy_and_best(tokens)
 
 
-def _stated(answers: Sequence[dict[str, Any]]) -> Signal:
+def entropy_and_best(tokens: dict[str, float]) -> dict[str, float]:
+    """What the shape of a distribution tells, whatever its tokens are."""
+    return {"entropy": _entropy(tokens), "best": max(tokens.values(), default=_FLOOR)}
+
+
+def stated(answers: Sequence[dict[str, Any]]) -> Signal:
+    """The number that the model says."""
     text = answers[0]["choices"][0]["message"]["content"] or ""
     digits = "".join(character for character in text if character in _DIGITS)
     return {"stated": float(digits) if digits else None}
 
 
-def _stated_and_expected(answers: Sequence[dict[str, Any]]) -> Signal:
-    signal = dict(_stated(answers))
+def stated_and_expected(answers: Sequence[dict[str, Any]]) -> Signal:
+    """The same, and what its digits would be on average, by place."""
+    signal = dict(stated(answers))
     for place in range(4):
         weights = {
             t.strip(): math.exp(v) for t, v in top_tokens(answers[0], place).items() if t.strip().isdigit()
@@ -131,43 +144,43 @@ def _yes_minus_no(answers: Sequence[dict[str, Any]]) -> Signal:
     return signal
 
 
-def queries(ids: dict[str, int], more: dict[str, int]) -> tuple[Query, ...]:
-    """Every candidate. `ids`, `more`: an engine's ids of `CHOSEN` and `MORE`, read by `logprob_token_ids` (vLLM)."""
-    if not ids:
-        return _QUERIES
+def vllm_queries(ids: dict[str, int], more: dict[str, int]) -> tuple[Query, ...]:
+    """Every candidate on vLLM. `ids`, `more`: its ids of `CHOSEN` and `MORE`, read by `logprob_token_ids`."""
     digits = [ids[digit] for digit in _DIGITS if digit in ids]
     return (
-        *_QUERIES,
+        *asked_queries(),
+        Query(
+            "number by grammar",
+            asked(NUMBER_QUESTION, max_tokens=4, structured_outputs={"regex": "[1-9][0-9]{0,3}"}),
+            {"stated number": stated, "expectation over digits": stated_and_expected},
+        ),
         Query(
             "plain prompt, chosen tokens",
-            _asked("", max_tokens=1, logprob_token_ids=list(ids.values())),
+            asked("", max_tokens=1, logprob_token_ids=list(ids.values())),
             {"plain, chosen tokens": _first_token},
         ),
         Query(
             "plain prompt, more chosen tokens",
-            _asked("", max_tokens=1, logprob_token_ids=list((ids | more).values())),
+            asked("", max_tokens=1, logprob_token_ids=list((ids | more).values())),
             {"plain, more chosen tokens": _first_token},
         ),
         Query(
             "number, chosen digits",
-            _asked(_NUMBER_QUESTION, max_tokens=1, logprob_token_ids=digits),
+            asked(NUMBER_QUESTION, max_tokens=1, logprob_token_ids=digits),
             {"number query, chosen digits": _first_token},
         ),
     )
 
 
-_QUERIES: Final = (
-    Query("plain prompt", _asked("", max_tokens=1), {"plain, first token": _first_token}),
-    Query(
-        "number by grammar",
-        _asked(_NUMBER_QUESTION, max_tokens=4, structured_outputs={"regex": "[1-9][0-9]{0,3}"}),
-        {"stated number": _stated, "expectation over digits": _stated_and_expected},
-    ),
-    Query(
-        "number, first token",
-        _asked(_NUMBER_QUESTION, max_tokens=1),
-        {"number query, first token": _first_token, "number query, first digit": _digits_at_first},
-    ),
-    Query("five lengths by letter", _asked(_LETTER_QUESTION, max_tokens=1), {"letter A to E": _letters}),
-    Query("longer than 20, 100, 300 words", _thresholds, {"three yes/no": _yes_minus_no}),
-)
+def asked_queries() -> tuple[Query, ...]:
+    """The candidates that every engine takes."""
+    return (
+        Query("plain prompt", asked("", max_tokens=1), {"plain, first token": _first_token}),
+        Query(
+            "number, first token",
+            asked(NUMBER_QUESTION, max_tokens=1),
+            {"number query, first token": _first_token, "number query, first digit": _digits_at_first},
+        ),
+        Query("five lengths by letter", asked(_LETTER_QUESTION, max_tokens=1), {"letter A to E": _letters}),
+        Query("longer than 20, 100, 300 words", _thresholds, {"three yes/no": _yes_minus_no}),
+    )

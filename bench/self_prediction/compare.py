@@ -8,8 +8,11 @@ import lightgbm
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from sklearn.linear_model import RidgeCV
+from sklearn.model_selection import cross_val_predict
 
 from bench.self_prediction.candidates import Signal
+from bench.self_prediction.sglang import HIDDEN
 from predictor.history import History
 from predictor.lightgbm_ranker import LightGBMRanker
 from predictor.request import Api, InferenceRequest, body_from_dict
@@ -33,6 +36,8 @@ _PARAMETERS: Final = {
     "verbosity": -1,
 }
 _TREES: Final = 120
+_STRENGTHS: Final = (100.0, 300.0, 1e3, 3e3, 1e4, 3e4)
+_INNER_FOLDS: Final = 5
 _ROUNDS: Final = 200
 
 
@@ -69,20 +74,37 @@ def text_matrix(prompts: Sequence[Prompt]) -> Matrix:
     )
 
 
-def out_of_fold(features: Matrix, log_length: Matrix, seed: int) -> Matrix:
-    """Each prompt's length as predicted by models that have not seen it; mean over repeats."""
+def out_of_fold(features: Matrix, log_length: Matrix, seed: int, dense: Matrix | None = None) -> Matrix:
+    """Each prompt's length as predicted by models that have not seen it; mean over repeats.
+
+    `dense` has too many columns for trees: a ridge makes one of them, which trees see where there are `features`.
+    """
     total = np.zeros(len(log_length))
     for repeat in range(_REPEATS):
         fold = np.random.default_rng(seed + repeat).permutation(len(log_length)) % _FOLDS
         for held_out in range(_FOLDS):
             train = fold != held_out
+            known, asked = features[train], features[~train]
+            if dense is not None:
+                before, after = _by_ridge(dense[train], log_length[train], dense[~train])
+                if not features.shape[1]:
+                    total[~train] += after
+                    continue
+                known, asked = np.column_stack([known, before]), np.column_stack([asked, after])
             model = lightgbm.train(
-                dict(_PARAMETERS),
-                lightgbm.Dataset(features[train], log_length[train]),
-                num_boost_round=_TREES,
+                dict(_PARAMETERS), lightgbm.Dataset(known, log_length[train]), num_boost_round=_TREES
             )
-            total[~train] += np.asarray(model.predict(features[~train], num_threads=1))
+            total[~train] += np.asarray(model.predict(asked, num_threads=1))
     return total / _REPEATS
+
+
+def _by_ridge(known: Matrix, log_length: Matrix, asked: Matrix) -> tuple[Matrix, Matrix]:
+    """A ridge's word on both, each of the known by one that has not seen it."""
+    center, scale = known.mean(axis=0), np.maximum(known.std(axis=0), 1e-6)
+    known, asked = (known - center) / scale, (asked - center) / scale
+    ridge = RidgeCV(_STRENGTHS).fit(known, log_length)
+    strength = type(ridge)([float(ridge.alpha_)])
+    return cross_val_predict(strength, known, log_length, cv=_INNER_FOLDS), ridge.predict(asked)
 
 
 def compare(
@@ -95,8 +117,9 @@ def compare(
     text = text_matrix(prompts)
     by_text = out_of_fold(text, log_length, seed)
 
-    def row(name: str, features: Matrix) -> Row:
-        predicted = by_text if features is text else out_of_fold(features, log_length, seed)
+    def row(name: str, features: Matrix, dense: Matrix | None = None) -> Row:
+        known = dense is None and features is text
+        predicted = by_text if known else out_of_fold(features, log_length, seed, dense)
         # The same prompts are drawn for every row, so that differences are of the features alone.
         low, high = bootstrap_interval(length, predicted, groups, np.random.default_rng(seed))
         gain = _gain_interval(length, predicted, by_text, np.random.default_rng(seed))
@@ -104,8 +127,12 @@ def compare(
 
     rows = [row("text", text)]
     for name, of_prompts in signals.items():
-        own = signal_matrix(of_prompts)
-        rows += [row(name, own), row(f"text + {name}", np.hstack([text, own]))]
+        if next(iter(of_prompts[0])).startswith(HIDDEN):
+            dense = np.array([list(signal.values()) for signal in of_prompts], dtype=np.float64)
+            rows += [row(name, text[:, :0], dense), row(f"text + {name}", text, dense)]
+        else:
+            own = signal_matrix(of_prompts)
+            rows += [row(name, own), row(f"text + {name}", np.hstack([text, own]))]
     return rows
 
 
