@@ -107,7 +107,7 @@ class Retraining:
         said = self._state / "models" / "retrain.log"
         said.parent.mkdir(parents=True, exist_ok=True)
         said.unlink(missing_ok=True)
-        child = await Child.start(self.command(), {**os.environ, "OMP_NUM_THREADS": "1"}, said)
+        child = Child.start(self.command(), {**os.environ, "OMP_NUM_THREADS": "1"}, said)
         self.running = True
         try:
             status = await child.ended()

@@ -81,7 +81,7 @@ def metrics(engine: EmulatedEngine) -> dict[tuple[str, str], float]:
     return found
 
 
-async def until(condition: Any, patience_s: float = 10.0) -> None:
+async def until(condition: Any, patience_s: float = 60.0) -> None:
     """Wait until a condition holds; AssertionError when it never does."""
     async with asyncio.timeout(patience_s):
         while not condition():

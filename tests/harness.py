@@ -24,7 +24,7 @@ from training.profiles import EngineProfile
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 FAST = EngineProfile(
     name="fast",
     base_s=1e-3,

@@ -36,7 +36,7 @@ class RedisServer:
         command += ["--dir", str(self._folder), "--save", "", "--appendonly", "yes", *self._options]
         quiet = asyncio.subprocess.DEVNULL
         self._process = await asyncio.create_subprocess_exec(*command, stdout=quiet, stderr=quiet)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not await self._answers():
                 await asyncio.sleep(0.02)
 

@@ -85,6 +85,30 @@ async def test_the_child_ends_with_its_supervisor(tmp_path: Path) -> None:
     assert not found.running
 
 
+class Impatient(Exception):
+    """Whoever ran the supervisor has had enough."""
+
+
+@pytest.mark.parametrize("turns", range(8))
+def test_ending_while_the_child_starts_leaves_nothing(tmp_path: Path, turns: int) -> None:
+    """The event loop ends within the first turns of a retraining, cancelling all there is: it ends, and so does
+    the child."""
+    found: list[Retraining] = []
+
+    async def serve() -> None:
+        found.append(supervisor(tmp_path, Sleeper))
+        task = asyncio.create_task(found[0].tick())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        assert not task.done()
+        raise Impatient
+
+    with pytest.raises(Impatient):
+        asyncio.run(asyncio.wait_for(serve(), 60))
+    assert not found[0].running
+    assert not [pid for pid in _children(os.getpid()) if b"time.sleep(600)" in _command(pid)]
+
+
 SERVER = """
 import asyncio, sys
 sys.path[:0] = [sys.argv[2], sys.argv[2] + "/tests"]
@@ -102,8 +126,7 @@ def test_the_child_dies_with_a_server_that_is_killed(tmp_path: Path) -> None:
     while len(children) < 2:
         assert server.poll() is None
         time.sleep(0.02)
-        found = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
-        commands = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in found}
+        commands = {pid: _command(pid) for pid in _children(server.pid)}
         children = {
             name: pid
             for pid, command in commands.items()
@@ -115,6 +138,14 @@ def test_the_child_dies_with_a_server_that_is_killed(tmp_path: Path) -> None:
     server.wait()
     while _alive(child):
         time.sleep(0.02)
+
+
+def _children(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+def _command(pid: str) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 def _alive(pid: str) -> bool:

@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import os
 import signal
+import subprocess
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -16,31 +18,41 @@ WATCHER: Final = 'read -r _; kill -TERM "-$1" 2>/dev/null && sleep 5; kill -KILL
 class Child:
     """One running process with all that it starts. Its output goes to `log`."""
 
-    def __init__(self, process: asyncio.subprocess.Process, watcher: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: "subprocess.Popen[bytes]", watcher: "subprocess.Popen[bytes]") -> None:
         self._process = process
         self._watcher = watcher
+        self._ended = _end_of(process)
 
     @classmethod
-    async def start(cls, command: Sequence[str], env: Mapping[str, str], log: Path) -> "Child":
-        """Raises OSError where the command or the log cannot be opened."""
+    def start(cls, command: Sequence[str], env: Mapping[str, str], log: Path) -> "Child":
+        """Raises OSError where the command or the log cannot be opened.
+
+        Not by asyncio, and at one go: a task that is cancelled while asyncio starts a process may wait for its end
+        for ever, and between process and watcher it would leave a process behind.
+        """
         with log.open("ab") as output:
-            process = await asyncio.create_subprocess_exec(
-                *command,
+            process = subprocess.Popen(
+                command,
                 # `-m` puts the working directory on Python's path, where other packages may lie.
                 env={**env, "PYTHONSAFEPATH": "1"},
-                stdin=asyncio.subprocess.DEVNULL,
+                stdin=subprocess.DEVNULL,
                 stdout=output,
-                stderr=asyncio.subprocess.STDOUT,
+                stderr=subprocess.STDOUT,
                 # A Ctrl-C is meant for us: what runs is drained before the engine goes.
                 start_new_session=True,
             )
-        watcher = await asyncio.create_subprocess_exec(
-            *("/bin/sh", "-c", WATCHER, "watcher", str(process.pid)),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        try:
+            watcher = subprocess.Popen(
+                ["/bin/sh", "-c", WATCHER, "watcher", str(process.pid)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        except OSError:
+            process.kill()
+            process.wait()
+            raise
         return cls(process, watcher)
 
     @property
@@ -51,11 +63,11 @@ class Child:
     @property
     def status(self) -> int | None:
         """Its exit status; None while it runs."""
-        return self._process.returncode
+        return self._ended.result() if self._ended.done() else None
 
     async def ended(self) -> int:
         """Wait for its own end, and end what it has left behind; returns its exit status."""
-        status = await self._process.wait()
+        status = await asyncio.shield(self._ended)
         await self.stop(grace_s=0.0)
         return status
 
@@ -67,13 +79,27 @@ class Child:
         """
         if self._watcher.returncode is not None:
             return
-        if self._process.returncode is None:
+        if not self._ended.done():
             self._process.terminate()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._process.wait(), grace_s)
+        await asyncio.wait([self._ended], timeout=grace_s)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
-        await self._process.wait()
+        await asyncio.wait([self._ended])
         # Only now: once the watcher is gone the group's number may be somebody else's.
         self._watcher.kill()
-        await self._watcher.wait()
+        self._watcher.communicate()
+
+
+def _end_of(process: "subprocess.Popen[bytes]") -> asyncio.Future[int]:
+    """The exit status, once there is one."""
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[int] = loop.create_future()
+
+    def wait() -> None:
+        status = process.wait()
+        # The loop may have ended before: then nobody waits any more.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(ended.set_result, status)
+
+    threading.Thread(target=wait, name=f"end of {process.pid}", daemon=True).start()
+    return ended

@@ -43,7 +43,7 @@ class Supervisor:
     async def start(self) -> None:
         """Return when it is ready. Raises EngineEndedError, or OSError where it cannot be started at all."""
         self.starts += 1
-        child = self._child = await Child.start(self._plan.command, os.environ, self._log)
+        child = self._child = Child.start(self._plan.command, os.environ, self._log)
         _LOG.info("%s is starting (pid %d), its log is %s", self._plan.name, child.pid, self._log)
         try:
             async with asyncio.timeout(self._ready_timeout_s):
