@@ -107,7 +107,7 @@ async def test_a_drain_with_idle_connections_is_done_at_once() -> None:
     """Connections that clients keep open without a request hold nobody up."""
     async with (
         engine_of() as engine,
-        proxy_before(engine.url, drain_s=60) as headway,
+        proxy_before(engine.url, drain_s=600) as headway,
         raw_client(headway) as client,
     ):
         await client.send(post(CHAT, chat()))
