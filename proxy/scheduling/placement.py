@@ -1,6 +1,6 @@
 """Whose turn it is, and at which engine: over tiers and replicas as they stand."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from operator import attrgetter
 from typing import Final
 
@@ -17,49 +17,49 @@ def next_dispatch(
     """The tier whose turn it is, the least busy engine that takes it, and the request; the tiers have noted it.
 
     Whoever is next in a tier and waits for nothing but room in a KV cache keeps the worse tiers from there:
-    they would fill it up again and again. Better ones may go.
+    they would fill it up again and again. Better ones may go. `tiers`: best first.
     """
     with_room = [replica for replica in replicas if replica.has_room]
     if not with_room:
         return None
-    with_room.sort(key=_RUNNING)
+    if len(with_room) > 1:
+        with_room.sort(key=_RUNNING)
     waiting = [tier for tier in tiers if len(tier.queue)]
     if len(waiting) > 1:
-        waiting.sort(key=lambda tier: (not tier.claims, tier.number))
+        waiting.sort(key=lambda tier: not tier.claims)
     held: list[tuple[int, Replica]] = []
     for tier in waiting:
         item = tier.queue.next()
-        if item is None:
-            continue
-        usable = _usable(tier, with_room, held, now_us)
-        replica = _taker(item, usable)
-        if replica is not None:
+        replica = None if item is None else _taker(tier, item, with_room, held, now_us)
+        if replica is not None and item is not None:
             for other in waiting:
                 other.dispatched(here=other is tier)
             return tier, replica, item
-        held += [(tier.number, one) for one in usable]
     return None
 
 
-def _usable(
-    tier: Tier, with_room: Iterable[Replica], held: Sequence[tuple[int, Replica]], now_us: int
-) -> list[Replica]:
-    """Where a tier may send now, KV cache aside."""
-    return [
-        one
-        for one in with_room
-        if tier.may_use(one.window, one.by_tier.get(tier.number, 0), now_us)
-        and not any(number < tier.number and holder is one for number, holder in held)
-    ]
+def _taker(
+    tier: Tier,
+    item: QueuedRequest,
+    with_room: Iterable[Replica],
+    held: list[tuple[int, Replica]],
+    now_us: int,
+) -> Replica | None:
+    """The least busy engine that may take it now; the one that has its prompt cached if that is free too.
 
-
-def _taker(item: QueuedRequest, usable: Iterable[Replica]) -> Replica | None:
-    """The least busy engine whose KV cache bears it; the one that has its prompt cached if that does too."""
+    Where only the KV cache is in the way, it is `held` from now on, by the tier of this number.
+    """
     found: Replica | None = None
-    for replica in usable:
-        if not replica.bears(item):
+    for replica in with_room:
+        used = replica.by_tier.get(tier.number, 0)
+        if not tier.may_use(replica.window, used, now_us):
             continue
-        if replica.name == item.bound_to or item.bound_to is None:
+        if held and any(number < tier.number and one is replica for number, one in held):
+            continue
+        if not replica.bears(item):
+            held.append((tier.number, replica))
+        elif replica.name == item.bound_to or item.bound_to is None:
             return replica
-        found = found or replica
+        else:
+            found = found or replica
     return found

@@ -195,9 +195,8 @@ class Scheduler:
         gone = self._deadlines.overdue(now_us)
         for item in gone:
             self._leave(item)
-        places = self._places()
-        if tokens_per_s and places is not None and self._deadlines.next_us() is not None:
-            late = hopeless(self._tiers, now_us, tokens_per_s, max(1, places))
+        if tokens_per_s and self._may_be_late(now_us, tokens_per_s):
+            late = hopeless(self._tiers, now_us, tokens_per_s, self._places())
             for item in late:
                 self._leave(item)
             gone += late
@@ -252,10 +251,15 @@ class Scheduler:
         self._tier_of(item).queue.remove(item, State.FINISHED)
         self._backlog.left(item)
 
-    def _places(self) -> int | None:
-        """How many requests the engines take together; None where that has no limit."""
-        windows = [replica.window for replica in self._replicas.values()]
-        return None if None in windows else sum(window for window in windows if window is not None)
+    def _may_be_late(self, now_us: int, tokens_per_s: float) -> bool:
+        """Whether the first deadline comes before all that waits is computed: most times nobody need be looked at."""
+        first_us = self._deadlines.next_us()
+        return first_us is not None and now_us + self._backlog.tokens / tokens_per_s * 1e6 > first_us
+
+    def _places(self) -> int:
+        """How many requests the engines take together, at least one; without a limit more than ever wait."""
+        windows = (replica.window for replica in self._replicas.values())
+        return max(1, sum(self._backlog.count + 1 if window is None else window for window in windows))
 
     def _start(self, now_us: int) -> Changes:
         if not self.waiting:
