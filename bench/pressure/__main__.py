@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import contextlib
+import signal
 import statistics
 import sys
 import tempfile
@@ -36,6 +37,7 @@ def main() -> int:
     )
     parser.add_argument("--scenarios-at", type=int, default=8, help="slots of the other runs; 0: none")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what was started is ended too
     found: Figures = {}
     for slots in args.slots:
         with _engine(args.engine, slots) as engine:

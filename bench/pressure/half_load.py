@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import itertools
 import random
+import signal
 import statistics
 import sys
 from typing import Any, Final
@@ -47,6 +48,7 @@ def main() -> int:
     parser.add_argument("--requests", type=int, default=150, help="in one pass")
     parser.add_argument("--load", type=float, default=0.5, help="of what the engine bears")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what was started is ended too
     with emulated_engine(1, args.slots) as engine:
         passes = asyncio.run(measure(engine, args.blocks, args.requests, args.load))
     figures = summary(passes)

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import signal
 import statistics
 import sys
 from collections import Counter
@@ -31,6 +32,7 @@ def main() -> int:
     parser.add_argument("--connections", type=int, default=4_000, help="requests that wait in the process")
     parser.add_argument("--burst", type=int, default=2_000, help="requests that come in one second")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what was started is ended too
     figures = [state(args.waiting), *decisions(args.waiting)]
     with emulated_engine(1, slots=256) as engine:
         figures += [asyncio.run(memory(engine, args.connections, body_bytes)) for body_bytes in _BODIES]
