@@ -156,6 +156,11 @@ class SchedulerMachine(RuleBasedStateMachine):
     def switch(self, policy: Policy) -> None:
         self.took(self.scheduler.switch_policies({"fast": policy}, self.now_us))
 
+    @rule(limits=st.sampled_from([{}, {"ann": TenantLimits(2.0, 1, 2)}, {"bob": TenantLimits(0.5, 2, 0)}]))
+    def reload_limits(self, limits: dict[str, TenantLimits]) -> None:
+        self.tenant_limits = limits
+        self.took(self.scheduler.limit_tenants(limits, self.now_us))
+
     def may_run(self, item: QueuedRequest) -> bool:
         """Whether some engine and its tenant's limit would let a waiting request run."""
         most = self.tenant_limits.get(item.tenant, TenantLimits()).max_running
