@@ -89,8 +89,12 @@ class HealthWatch:
                 _LOG.warning("no engine can serve: %s", why)
 
     def _busy(self) -> list[Replica]:
-        """Engines that are there and have work of ours: only then do their gauges tell anything."""
-        return [r for r in self._dispatcher.scheduler.replicas if r.available and r.running]
+        """Engines that are there, have work of ours, and a window to be found: only then do gauges tell anything.
+
+        vLLM takes some 10 ms to write them, in the process that also streams the answers.
+        """
+        replicas = self._dispatcher.scheduler.replicas
+        return [one for one in replicas if one.available and one.running and one.window is not None]
 
     async def _read_gauges(self, replica: Replica) -> None:
         """Hand an engine's gauges to its window; an engine without /metrics has none."""

@@ -17,9 +17,9 @@ def asked(seq: int, prompt_tokens: int, class_name: str) -> QueuedRequest:
 
 
 def before_an_engine_of_a_thousand_tokens(**batch: Any) -> tuple[Scheduler, QueuedRequest]:
-    """With one request of 600 tokens there, and any number of places."""
+    """With one request of 600 tokens there, and many places."""
     scheduler = Scheduler([ServiceClass("fast", Fcfs()), ServiceClass("batch", Fcfs(), tier=1, **batch)])
-    scheduler.add_replica("engine", None, 0)
+    scheduler.add_replica("engine", 100, 0)
     first = asked(0, 600, "fast")
     scheduler.submit(first, 0)
     scheduler.replica("engine").kv.observe(0.6)
@@ -56,3 +56,12 @@ def test_another_engine_is_no_place_to_wait_for() -> None:
     scheduler.submit(large, 0)
     scheduler.submit(small, 0)
     assert (large.replica, small.replica) == ("other", "engine")
+
+
+def test_an_engine_that_orders_by_itself_is_sent_everything() -> None:
+    """Without a window nothing is held back for the cache's sake: what waits in the engine holds none of it."""
+    scheduler, _ = before_an_engine_of_a_thousand_tokens()
+    large = asked(1, 700, "fast")
+    scheduler.submit(large, 0)
+    assert large.state is State.WAITING
+    assert scheduler.set_window("engine", None, 0).started == [large]

@@ -25,8 +25,11 @@ class Replica(msgspec.Struct, eq=False):
         return self.available and (self.window is None or self.running < self.window)
 
     def bears(self, item: QueuedRequest) -> bool:
-        """Whether its KV cache is thought to bear this request too. One may always run."""
-        return self.kv.fits(item.prompt_tokens, item.answers * item.prediction.tokens)
+        """Whether its KV cache is thought to bear this request too. One may always run.
+
+        Without a window the engine orders by itself, and has a queue of ours in it that holds no cache yet.
+        """
+        return self.window is None or self.kv.fits(item.prompt_tokens, item.answers * item.prediction.tokens)
 
     def start(self, item: QueuedRequest, tier: int) -> None:
         """A request is sent here."""
