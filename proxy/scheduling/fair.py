@@ -77,6 +77,7 @@ class FairQueue:
         self.lane_share = lane_share
         self._presences = {name: Presence() for name in limits} if presences is None else presences
         self._tenants: dict[str, Tenant] = {}
+        self._backlogged: dict[str, Tenant] = {}
         # Lazy: an entry counts while its tenant still has that counter and may send.
         self._by_counter: list[tuple[float, str]] = []
         self._floor = 0.0
@@ -90,8 +91,8 @@ class FairQueue:
         return iter(self._tenants.values())
 
     def backlogged(self) -> Iterator[Tenant]:
-        """The tenants of whom something waits."""
-        return (tenant for tenant in self._tenants.values() if len(tenant.waiting))
+        """The tenants of whom something waits, without a look at the thousands who are remembered."""
+        return iter(self._backlogged.values())
 
     def limit(self, limits: dict[str, TenantLimits], presences: dict[str, Presence]) -> None:
         """Other limits from now on; whoever they let send again is `freed` once all tiers know them."""
@@ -146,6 +147,7 @@ class FairQueue:
         tenant.presence.waiting += 1
         self._size += 1
         if newly_active:
+            self._backlogged[tenant.name] = tenant
             self._offer(tenant)
 
     def rekey(self, item: QueuedRequest, key_us: int) -> None:
@@ -192,6 +194,8 @@ class FairQueue:
         tenant.waiting.remove(item, state)
         tenant.presence.waiting -= 1
         self._size -= 1
+        if not len(tenant.waiting):
+            del self._backlogged[tenant.name]
 
     def _forget(self, tenant: Tenant) -> None:
         if tenant.is_idle and tenant.counter <= self._floor:

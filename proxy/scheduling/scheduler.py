@@ -105,7 +105,7 @@ class Scheduler:
         """Everybody who waits: by tier, then by key (fair queueing between tenants may mix them)."""
         found: list[QueuedRequest] = []
         for tier in self._tiers:
-            here = [item for tenant in tier.queue for item in tenant.waiting.in_key_order()]
+            here = [item for tenant in tier.queue.backlogged() for item in tenant.waiting.in_arrival_order()]
             found.extend(sorted(here, key=lambda item: (item.key_us, item.seq)))
         return found
 

@@ -204,7 +204,7 @@ class Places:
         keys = (
             key + tier.number * TIER_STEP
             for tier in self._dispatcher.scheduler.tiers
-            for tenant in tier.queue
+            for tenant in tier.queue.backlogged()
             for key in tenant.waiting.best_keys(_MOST_KEYS)
         )
         return nsmallest(_MOST_KEYS, keys)
