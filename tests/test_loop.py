@@ -11,9 +11,9 @@ from predictor.records import Outcome, TrafficRecord
 from training.compare.client import Timing
 from training.compare.report import ArmReport
 from training.loop.intervals import Between, intervals
-from training.loop.phases import ORDER, as_json, choose
+from training.loop.phases import ORDER, choose
 from training.loop.picture import draw
-from training.loop.report import LoopReport, asked_share, ranked_as, summarize
+from training.loop.report import LoopReport, as_json, asked_share, ranked_as, summarize
 from training.loop.saturation import HEADWAY, SATURATED_ORDER, compared, tokens_per_s
 
 
@@ -50,6 +50,7 @@ def whole() -> LoopReport:
     return LoopReport(
         engine="emulated", slots=8, max_tokens=128, capped_share=0.1, load=1.3, capacity_per_s=2.0, learned_from=300,
         requests=100, max_overtake_s=20.0, order=ORDER, summaries=summarize(PASSES, BETWEEN), passes=PASSES,
+        pace=(190.0, 185.0, 180.0, 188.0, 191.0), oracle_tau_b=0.9,
         ranked=(ranked_as("wheel", LOGGED), ranked_as("retrained", LOGGED)), asked_share=0.4,
         saturation=compared([100.0, 99.0] * 4), retrain=None, seconds=1.0,
     )  # fmt: skip
@@ -174,3 +175,23 @@ def test_who_was_asked_about_is_counted() -> None:
     ]
     assert asked_share(records) == 0.5
     assert asked_share(LOGGED) == 0.0
+
+
+def test_an_engine_that_changed_its_pace_is_not_hidden() -> None:
+    """Where a pass ran a tenth slower than another the report says that arms cannot be compared."""
+    assert whole().unsteady == ""
+    disturbed = msgspec.structs.replace(whole(), pace=(190.0, 130.0, 180.0, 188.0, 191.0))
+    assert "47% faster" in disturbed.unsteady
+    assert "130" in disturbed.unsteady
+    assert as_json(disturbed)["unsteady"] == disturbed.unsteady
+
+
+def test_an_oracle_that_may_have_gained_nothing_shares_nothing() -> None:
+    """Where chance alone may have made the oracle's gain, a share of it would be a number without meaning."""
+    fcfs = [float(n % 7) + 5 for n in range(40)]
+    mixed = [one * (0.5 if n % 2 else 1.6) for n, one in enumerate(fcfs)]
+    found = intervals(
+        {"fcfs": [answers(fcfs)], "ours": [answers(fcfs)], "oracle": [answers(mixed)]}, "oracle", seed=1
+    )
+    assert found["ours"].of_oracle is None
+    assert found["oracle"].of_oracle is None

@@ -15,9 +15,9 @@ from rich.table import Table
 from training.compare.engines import EngineSilentError, RunningEngine, emulated_engine, real_vllm
 from training.local_engines import LocalEngineError
 from training.loop.intervals import Interval
-from training.loop.phases import Loop, Plan, as_json, shown_progress
+from training.loop.phases import Loop, Plan, shown_progress
 from training.loop.picture import draw
-from training.loop.report import LoopReport
+from training.loop.report import LoopReport, as_json
 
 _QUICK_MINUTES: Final = 20.0
 _FULL_MINUTES: Final = 120.0
@@ -94,8 +94,6 @@ def _show(found: LoopReport) -> None:
         "TTFT mean",
         "passes",
         "p99",
-        "E2E mean",
-        "gain, s",
         "x FCFS",
         "of oracle",
         "tok/s",
@@ -107,8 +105,7 @@ def _show(found: LoopReport) -> None:
         # FCFS beside itself says nothing.
         known = one.arm != "fcfs"
         table.add_row(
-            one.arm, f"{one.ttft_mean_s:.2f}", passes, f"{one.ttft_p99_s:.1f}", f"{one.e2e_mean_s:.1f}",
-            _with(one.gain_s, one.between.gain_s if known else None, ".2f"),
+            one.arm, f"{one.ttft_mean_s:.2f}", passes, f"{one.ttft_p99_s:.1f}",
             _with(one.times_better, one.between.times_better if known else None, ".2f"),
             _with(one.of_oracle, one.between.of_oracle if known else None, ".0%"),
             f"{one.throughput:.1%}", f"{one.overtaken_s:.1f}",
@@ -123,9 +120,12 @@ def _show(found: LoopReport) -> None:
         )
     full = zip(found.saturation.order, found.saturation.passes, strict=True)
     console.print("kept full, tokens/s: " + ", ".join(f"{arm} {rate:.1f}" for arm, rate in full))
+    console.print(f"tau-b of the oracle, who knows the first pass's lengths: {found.oracle_tau_b:.3f}")
     if found.retrain is not None:
         console.print(f"retrain: {found.retrain.outcome.value}: {found.retrain.reason}")
     console.print(found.sentence(), style="bold")
+    if found.unsteady:
+        console.print(found.unsteady, style="bold red")
 
 
 def _with(value: float | None, between: Interval | None, form: str) -> str:

@@ -13,11 +13,11 @@ Interval = tuple[float, float]
 DoubleArray = npt.NDArray[np.float64]
 
 # Below this share of FCFS's mean the oracle gains nothing that could be shared.
-LEAST_GAIN: Final = 0.01
+_LEAST_GAIN: Final = 0.01
 
 
 class Between(msgspec.Struct, frozen=True):
-    """95% intervals of one arm's figures; `of_oracle` is None where there is no gain to share."""
+    """95% intervals of one arm's figures; `of_oracle` is None where the oracle is not proved to gain anything."""
 
     gain_s: Interval
     times_better: Interval
@@ -44,13 +44,12 @@ def intervals(
     means = {name: values[drawn].mean(axis=1) for name, values in ttft.items()}
     fcfs = means["fcfs"]
     possible = fcfs - means[oracle]
-    worth = possible > LEAST_GAIN * fcfs
-    shared = float(np.mean(ttft["fcfs"] - ttft[oracle])) > LEAST_GAIN * float(np.mean(ttft["fcfs"]))
+    shared = _middle(possible / fcfs)[0] > _LEAST_GAIN
     return {
         name: Between(
             gain_s=_middle(fcfs - mean),
             times_better=_middle(fcfs / np.maximum(mean, 1e-9)),
-            of_oracle=_middle(((fcfs - mean) / possible)[worth]) if shared else None,
+            of_oracle=_middle((fcfs - mean) / possible) if shared else None,
         )
         for name, mean in means.items()
     }

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import random
 import subprocess
 import sys
@@ -27,7 +28,15 @@ from training.compare.engines import EngineSilentError, RunningEngine
 from training.compare.report import ArmReport, report
 from training.loop.intervals import intervals
 from training.loop.report import ORACLE, RETRAINED, LoopReport, Ranked, asked_share, ranked_as, summarize
-from training.loop.saturation import ANSWER_TOKENS, HEADWAY, Saturation, requests_of, saturate, tokens_to_make
+from training.loop.saturation import (
+    ANSWER_TOKENS,
+    HEADWAY,
+    Saturation,
+    requests_of,
+    saturate,
+    tokens_per_s,
+    tokens_to_make,
+)
 from training.prompts import Prompt, Split, load_prompts
 from training.registry.journal import Decision
 from training.registry.store import adopt
@@ -91,6 +100,8 @@ class Loop:
             order=ORDER,
             summaries=summarize(passes, between),
             passes=tuple(passes),
+            pace=tuple(round(pace, 1) for pace in measured.pace),
+            oracle_tau_b=measured.oracle_tau_b,
             ranked=tuple(measured.ranked),
             asked_share=asked_share(self.log_of("learn")),
             saturation=saturation,
@@ -110,7 +121,7 @@ class Loop:
         await headway.start()
         try:
             client = self.client(headway.url, "learning", len(prompts))
-            timings, rate = await client.closed_loop(prompts, 2 * self._engine.slots)
+            timings, rate = await client.closed_loop(prompts, 2 * self.slots)
         finally:
             await headway.stop()
         failed = [timing.error for timing in timings if not timing.ok]
@@ -195,6 +206,11 @@ class Loop:
         return self._engine.url
 
     @property
+    def slots(self) -> int:
+        """Sequences that the engine runs at once."""
+        return self._engine.slots
+
+    @property
     def plan(self) -> Plan:
         """What was asked for."""
         return self._plan
@@ -222,6 +238,8 @@ class _Measured:
         self.max_overtake_s = loop.plan.max_overtake_s or 0.0
         self.ranked: list[Ranked] = []
         self.runs: dict[str, list[Sequence[Timing]]] = {}
+        self.pace: list[float] = []
+        self.oracle_tau_b = math.nan
 
     async def arm(self, place: int, name: str) -> ArmReport:
         """One pass. The first is FCFS: its answers tell the oracle the lengths and, by default, D."""
@@ -244,8 +262,11 @@ class _Measured:
             found = report(name, await self._send(name, headway.url))
         finally:
             await headway.stop()
+        ranked = ranked_as(name, self._loop.log_of(label))
         if name in ("wheel", RETRAINED) and name not in {one.arm for one in self.ranked}:
-            self.ranked.append(ranked_as(name, self._loop.log_of(label)))
+            self.ranked.append(ranked)
+        if name == ORACLE:
+            self.oracle_tau_b = ranked.tau_b
         return found
 
     def _estimator(self, name: str) -> Estimator | None:
@@ -259,6 +280,7 @@ class _Measured:
     async def _send(self, name: str, url: str) -> Sequence[Timing]:
         timings = await self._loop.client(url, name, len(self._at_s)).open_loop(self._prompts, self._at_s)
         self.runs.setdefault(name, []).append(timings)
+        self.pace.append(tokens_per_s(timings, self._loop.slots))
         return timings
 
 
@@ -272,9 +294,3 @@ def choose(split: Split, count: int, seed: int) -> list[Prompt]:
 def shown_progress() -> Progress:
     """Bars on stderr, gone at the end."""
     return Progress(console=Console(stderr=True), transient=True)
-
-
-def as_json(found: LoopReport) -> dict[str, Any]:
-    """The report as a document, its sentence included."""
-    document: dict[str, Any] = msgspec.to_builtins(found)
-    return document | {"sentence": found.sentence()}

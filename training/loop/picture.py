@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from training.loop.report import LoopReport, Ranked
 
-_LONGEST: Final = 4_096
+_PACE_NOTE: Final = "the engine's own pace moved: arms are not to be compared"
 
 
 def draw(report: LoopReport, path: Path) -> None:
@@ -18,10 +18,10 @@ def draw(report: LoopReport, path: Path) -> None:
     )
     _draw_times(times, report)
     for axes, ranked in zip(scatters, report.ranked, strict=True):
-        _draw_scatter(axes, ranked)
-    figure.suptitle(
-        f"{report.engine}, {report.load:g}x capacity, {report.requests} requests a pass, D = {report.max_overtake_s:g} s"
-    )
+        _draw_scatter(axes, ranked, report.max_tokens)
+    title = f"{report.engine}, {report.load:g}x capacity, {report.requests} requests a pass, D = "
+    title += f"{report.max_overtake_s:g} s"
+    figure.suptitle(f"{title}\n{_PACE_NOTE}" if report.unsteady else title)
     figure.savefig(path, dpi=120)
 
 
@@ -31,13 +31,16 @@ def _draw_times(axes: Any, report: LoopReport) -> None:
     for row, one in enumerate(report.summaries):
         axes.plot(one.passes_s, [row] * len(one.passes_s), "k.", markersize=4)
         axes.plot(one.ttft_p99_s, row, "r|", markersize=12)
+        low, high = one.between.times_better
+        worth = "" if one.arm == "fcfs" else f"{one.times_better:.2f}x ({low:.2f} to {high:.2f})"
+        axes.annotate(worth, (0, row), xytext=(4, 9), textcoords="offset points", va="center", fontsize=8)
     axes.invert_yaxis()
-    axes.set_xlabel("time to first token, s (bar: mean, dots: passes, red: p99)")
+    axes.set_xlabel("time to first token, s (bar: mean, dots: passes, red: p99; x FCFS)")
 
 
-def _draw_scatter(axes: Any, ranked: Ranked) -> None:
+def _draw_scatter(axes: Any, ranked: Ranked, longest: int) -> None:
     axes.loglog(ranked.output_tokens, ranked.predicted_tokens, ".", markersize=3, alpha=0.6)
-    axes.plot([1, _LONGEST], [1, _LONGEST], color="grey", linewidth=0.7)
+    axes.plot([1, longest], [1, longest], color="grey", linewidth=0.7)
     axes.set_title(f"{ranked.arm}: tau-b {ranked.tau_b:.2f}", fontsize=10)
     axes.set_xlabel("actual tokens")
     axes.set_ylabel("predicted tokens")

@@ -1,6 +1,7 @@
 """What the loop says: each arm's passes and their mean, shares of the oracle's gain, and the goals."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -8,13 +9,15 @@ import numpy as np
 from predictor.features.extractor import FIXED_NAMES, SELF_NAMES
 from predictor.records import TrafficRecord
 from training.compare.report import ArmReport
-from training.loop.intervals import LEAST_GAIN, Between, Interval
+from training.loop.intervals import Between, Interval
 from training.loop.saturation import Saturation
 from training.ranking_metrics import kendall_tau_b
 from training.registry.journal import Decision
 
 ORACLE = "oracle-quantile"
 RETRAINED = "retrained"
+# Of the pace, between passes: more than this is not noise.
+_STEADY = 0.1
 # There where the model was asked, NaN elsewhere.
 _SIGNAL = FIXED_NAMES.index(SELF_NAMES[0])
 
@@ -55,7 +58,12 @@ class Summary(msgspec.Struct, frozen=True):
 
 
 class LoopReport(msgspec.Struct, frozen=True):
-    """build/loop.json. `max_overtake_s` is D, the same in every arm but FCFS; `shuffled` knows nothing."""
+    """build/loop.json. `max_overtake_s` is D, the same in every arm but FCFS; `shuffled` knows nothing.
+
+    `pace`: tokens per second of each pass while the engine was full, which no order should change.
+    `oracle_tau_b`: how well the oracle, who knows the answers of the first pass, ordered those of its own: an engine
+    that rounds otherwise in another batch gives others, however greedily it is asked.
+    """
 
     engine: str
     slots: int
@@ -69,18 +77,32 @@ class LoopReport(msgspec.Struct, frozen=True):
     order: tuple[str, ...]
     summaries: tuple[Summary, ...]
     passes: tuple[ArmReport, ...]
+    pace: tuple[float, ...]
+    oracle_tau_b: float
     ranked: tuple[Ranked, ...]
     asked_share: float
     saturation: Saturation
     retrain: Decision | None
     seconds: float
 
+    @property
+    def unsteady(self) -> str:
+        """Why arms cannot be compared; empty where they can."""
+        moved = max(self.pace) / min(self.pace) - 1
+        if moved <= _STEADY:
+            return ""
+        return (
+            f"The engine itself was up to {moved:.0%} faster in one pass than in another "
+            f"({', '.join(f'{pace:.0f}' for pace in self.pace)} tokens/s in the order of the passes): something else "
+            "wanted its processor, and arms that ran at different paces are not to be compared."
+        )
+
     def sentence(self) -> str:
         """The outcome in one sentence."""
         arms = {one.arm: one for one in self.summaries}
         fcfs, ours, best = arms["fcfs"], arms[RETRAINED], arms[ORACLE]
         share = (
-            "no gain to share"
+            "true lengths prove no gain that could be shared"
             if ours.of_oracle is None
             else f"{ours.of_oracle:.0%} ({_shares(ours.between.of_oracle)}) of what true lengths give"
         )
@@ -113,7 +135,7 @@ def summarize(passes: Sequence[ArmReport], between: Mapping[str, Between]) -> tu
                 e2e_mean_s=_mean(runs, "e2e_mean_s"),
                 times_better=fcfs_s / max(ttft_s, 1e-9),
                 gain_s=gain_s,
-                of_oracle=gain_s / possible_s if possible_s > LEAST_GAIN * fcfs_s else None,
+                of_oracle=None if between[name].of_oracle is None else gain_s / possible_s,
                 between=between[name],
                 throughput=_mean(runs, "tokens_per_s") / max(fcfs_tokens, 1e-9),
                 overtaken_s=max(one.overtaken_s for one in runs),
@@ -121,6 +143,12 @@ def summarize(passes: Sequence[ArmReport], between: Mapping[str, Between]) -> tu
             )
         )
     return tuple(summaries)
+
+
+def as_json(found: LoopReport) -> dict[str, Any]:
+    """The report as a document, its sentences included."""
+    document: dict[str, Any] = msgspec.to_builtins(found)
+    return document | {"sentence": found.sentence(), "unsteady": found.unsteady}
 
 
 def ranked_as(arm: str, records: Sequence[TrafficRecord]) -> Ranked:
