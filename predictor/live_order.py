@@ -14,6 +14,11 @@ _WINDOW: Final = 256
 _FEWEST: Final = 32
 _FEWEST_PAIRS: Final = 200
 _STANDARD_ERRORS: Final = 2.5
+# The last few requests alone are asked after each of them, for ever: so only what lies this many standard errors
+# of pure chance below the floor counts, or a ranker that is right would fall some day.
+_LAST: Final = 32
+_FEWEST_LAST: Final = 8
+_BEYOND_DOUBT: Final = 3.6
 # A little above chance, 0.5: what is not proved to be better than that is not worth an order.
 FLOOR: Final = 0.52
 
@@ -79,13 +84,28 @@ class LiveOrder:
         error = _STANDARD_ERRORS * math.sqrt(influence @ influence) / pairs
         return Accuracy(float(share), float(max(0.0, share - error)), float(min(1.0, share + error)))
 
-    def drift(self) -> float | None:
-        """Expected over actual tokens of the window's uncut requests; None while they are too few."""
-        counted = ~(self._cut | np.isnan(self._actual))
-        actual = self._actual[counted].sum()
-        if counted.sum() < _FEWEST or actual <= 0:
+    def at_once(self) -> Accuracy | None:
+        """The same from as few as eight requests, with bounds that leave no doubt; None while pairs are too few.
+
+        Few requests tell nothing of their own spread, so that of pure chance is taken, Kendall's tau without ties:
+        variance 2 (2n + 5) / 9n (n - 1); more where pairs are unknown.
+        """
+        count, pairs = self.requests, self._known.sum() / 2
+        if count < _FEWEST_LAST or pairs < count:
             return None
-        return float(self._expected[counted].sum() / actual)
+        share = self._right.sum() / 2 / pairs
+        error = _BEYOND_DOUBT * math.sqrt((2 * count + 5) / (36 * pairs))
+        return Accuracy(float(share), float(max(0.0, share - error)), float(min(1.0, share + error)))
+
+    def drift(self) -> float | None:
+        """Expected over actual tokens of the window's requests, cut ones as far as they came; None while those that
+        ended by themselves are too few."""
+        counted = ~np.isnan(self._actual)
+        actual = self._actual[counted].sum()
+        if (counted & ~self._cut).sum() < _FEWEST or actual <= 0:
+            return None
+        expected = np.where(self._cut, np.minimum(self._expected, self._actual), self._expected)
+        return float(expected[counted].sum() / actual)
 
     def clear(self) -> None:
         """Forget everything."""
@@ -104,23 +124,41 @@ class LiveOrder:
 
 class Guardrail:
     """Whether the ranker may order, decided by its live accuracy: proved below the floor it may not, proved above
-    it may again; in between it stays as it was."""
+    it may again; in between it stays as it was.
+
+    A fall is proved by the whole window, or sooner by the last requests alone where they leave no doubt.
+    """
 
     def __init__(self, floor: float) -> None:
         """`floor` in [0, 1): 0 lets every ranker order."""
         self._floor = floor
         self.order = LiveOrder()
+        self._last = LiveOrder(_LAST)
         self.fallen = False
+        self._proof: Accuracy | None = None
+
+    @property
+    def accuracy(self) -> Accuracy | None:
+        """The window's or, while that knows too little, the one that brought the last verdict on this ranker."""
+        return self.order.accuracy() or self._proof
 
     def add(self, ended: Ended) -> bool:
         """Take in one ended request; True where the verdict has changed."""
         self.order.add(ended)
-        accuracy = self.order.accuracy()
+        self._last.add(ended)
         before = self.fallen
-        if accuracy is not None:
+        accuracy, last = self.order.accuracy(), None if before else self._last.at_once()
+        if last is not None and last.highest < self._floor:
+            # That it was right before this must not bring it back.
+            self.order.clear()
+            self.fallen, self._proof = True, last
+        elif accuracy is not None:
             self.fallen = accuracy.lowest <= self._floor if before else accuracy.highest < self._floor
+            self._proof = accuracy
         return self.fallen is not before
 
     def begin_anew(self) -> None:
         """Another ranker predicts from now on: evidence is gathered anew. The verdict stays until it is in."""
         self.order.clear()
+        self._last.clear()
+        self._proof = None

@@ -117,7 +117,7 @@ class Learning:
         return RankerStatus(
             artifact=self._estimator.artifact_id,
             failures=self.failures,
-            accuracy=_rounded(self.guardrail.order.accuracy()),
+            accuracy=_rounded(self.guardrail.accuracy),
             accuracy_requests=self.guardrail.order.requests,
             drift=self.guardrail.order.drift(),
             fallen_back=self.guardrail.fallen,
@@ -172,8 +172,8 @@ class Learning:
             self._order.fall(self.guardrail.fallen)
 
     def _say_verdict(self) -> None:
-        accuracy, floor = self.guardrail.order.accuracy(), self._settings.accuracy_floor
-        assert accuracy is not None
+        accuracy, floor = self.guardrail.accuracy, self._settings.accuracy_floor
+        assert accuracy is not None, "the verdict has changed"
         seen = f"{accuracy.share:.2f} ({accuracy.lowest:.2f} to {accuracy.highest:.2f})"
         if self.guardrail.fallen:
             _LOG.warning(
