@@ -96,7 +96,10 @@ class Identities:
     def _key(self, headers: CIMultiDictProxy[str]) -> KeySettings:
         if not self._keys:
             return self._anybody
-        token = headers.get("Authorization", "").removeprefix("Bearer ") or headers.get("x-api-key", "")
+        scheme, _, token = headers.get("Authorization", "").partition(" ")
+        if scheme.lower() != "bearer":
+            token = headers.get("Authorization") or headers.get("x-api-key", "")
+        token = token.strip()
         key = self._keys.get(hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest())
         if key is None:
             raise UnknownKey("This proxy does not know the API key that was sent.")

@@ -1,6 +1,7 @@
 """The way in: read the body within its limits, decode it once, and refuse what cannot be scheduled."""
 
 import asyncio
+import re
 from typing import Final
 
 import msgspec
@@ -39,6 +40,23 @@ _PROMPT_FIELD: Final = {
     Api.RESPONSES: "input",
     Api.MESSAGES: "messages",
 }
+
+# Fields that only these APIs know; elsewhere an engine ignores them, whatever they hold.
+_KNOWN_TO: Final = {
+    "messages": (Api.CHAT, Api.MESSAGES),
+    "prompt": (Api.COMPLETIONS,),
+    "input": (Api.RESPONSES,),
+    "instructions": (Api.RESPONSES,),
+    "previous_response_id": (Api.RESPONSES,),
+    "max_output_tokens": (Api.RESPONSES,),
+    "reasoning": (Api.RESPONSES,),
+    "input_ids": (Api.GENERATE,),
+    "sampling_params": (Api.GENERATE,),
+    "system": (Api.MESSAGES,),
+    "thinking": (Api.MESSAGES,),
+    "stop_sequences": (Api.MESSAGES,),
+}
+_FIRST_NAME: Final = re.compile(r"\w+")
 
 
 def target(request: web.BaseRequest, path: str) -> str:
@@ -82,20 +100,35 @@ async def _continue(request: web.BaseRequest) -> None:
 def parse_body(raw: bytes, api: Api) -> RequestBody:
     """Decode and check a scheduled route's body; raises InvalidJson, DuplicateField or InvalidRequest."""
     try:
-        body = decode_body(raw)
+        body = _decode(raw, api)
         refuse_duplicates(raw, STEERED_FIELDS)
         if not raw.isascii():
             # The decoder does not look into what it skips.
             raw.decode()
     except msgspec.ValidationError as error:
         raise InvalidRequest(f"The request body is invalid: {error}", param=_path_in(error)) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, ValueError) as error:
         raise InvalidJson(f"The request body is not valid JSON: {error}") from error
     except RecursionError as error:
         raise InvalidJson("The request body is nested too deeply.") from error
-    _check_prompt(body, api)
+    _check_prompt(body, api, raw)
     _check_counts(body)
     return body
+
+
+def _decode(raw: bytes, api: Api) -> RequestBody:
+    """Decode a body; a field of another API that holds something odd is passed over."""
+    try:
+        return decode_body(raw)
+    except msgspec.ValidationError as error:
+        found = _FIRST_NAME.match(_path_in(error) or "")
+        field = found[0] if found else ""
+        if api in _KNOWN_TO.get(field, (api,)):
+            raise
+        rest = without_fields(raw, {field})
+        if rest == raw:
+            raise
+    return _decode(rest, api)
 
 
 def without_steering(raw: bytes, fields: frozenset[str]) -> bytes:
@@ -111,12 +144,15 @@ def without_steering(raw: bytes, fields: frozenset[str]) -> bytes:
         raise InvalidJson(f"The request body is not valid JSON: {error}") from error
 
 
-def _check_prompt(body: RequestBody, api: Api) -> None:
+def _check_prompt(body: RequestBody, api: Api, raw: bytes) -> None:
     field = _PROMPT_FIELD.get(api)
     if field is None:
         # SGLang's /generate takes a prompt in one of several fields, and says itself what is missing.
         return
     value = getattr(body, field)
+    if value is None and api is Api.COMPLETIONS and b'"prompt_embeds"' in raw:
+        # vLLM takes a prompt's embeddings in its place.
+        return
     if value is None or (field == "messages" and not value):
         raise InvalidRequest(f"The field '{field}' is missing or empty.", param=field)
 

@@ -122,6 +122,9 @@ GOOD = [
     with_field(b'"unknown":{"deep":[1,2,{"x":"\\ud83d\\ude42"}]}'),
     with_field(b'"seed":' + b"9" * 4000),
     with_field(b'"tools":[{"type":"function","function":{"name":"f","parameters":{}}}]'),
+    with_field(
+        b'"reasoning":"high","thinking":true,"input":5,"prompt":{},"system":[5],"sampling_params":"x"'
+    ),
     b' \n{ "messages" : [ {"role":"user","content":[{"type":"text","text":"hi"}]} ] } \r\n',
     b'{"messages":[{"role":"assistant","content":null,"tool_calls":[]},{"role":"tool","content":"x"}]}',
 ]
