@@ -1,5 +1,6 @@
 """The way out: the engine's bytes to the client, observed as they pass."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Final, NoReturn
 
@@ -38,10 +39,12 @@ class Relay:
         engine_began: Callable[[], None],
         engine_done: Callable[[], None],
         is_full: Callable[[int, bytes], bool],
+        client_timeout_s: float,
     ) -> None:
         """`engine_began` is called at the engine's first byte, `engine_done` as soon as it has sent its last.
 
-        `is_full`: whether a refusal means that the engine's own queue is full.
+        `is_full`: whether a refusal means that the engine's own queue is full. `client_timeout_s`: how long a
+        client may take nothing while more is to be sent.
         """
         self._upstream = upstream
         self._clock = clock
@@ -50,6 +53,7 @@ class Relay:
         self._engine_began = engine_began
         self._engine_done = engine_done
         self._is_full = is_full
+        self._client_timeout_s = client_timeout_s
 
     async def answer(
         self, engine: EngineAnswer, ours: dict[str, str], *, drop_usage: bool
@@ -114,10 +118,10 @@ class Relay:
     async def _long(self, engine: EngineAnswer, headers: CIMultiDict[str], head: bytes) -> web.StreamResponse:
         """A long unary answer goes on as it comes; its usage stays unknown."""
         response = await self._begin(engine, headers)
-        await response.write(head)
+        await self._write(response, head)
         try:
             while chunk := await self._read(engine):
-                await response.write(chunk)
+                await self._write(response, chunk)
         except HeadwayError as error:
             self._cut(error)
         self._finish()
@@ -131,10 +135,10 @@ class Relay:
         head = await self._first_event(engine, observer)
         response = await self._begin(engine, headers)
         try:
-            await response.write(head)
+            await self._write(response, head)
             while chunk := await self._read(engine):
                 if kept := self._observe(observer, chunk):
-                    await response.write(kept)
+                    await self._write(response, kept)
         except HeadwayError as error:
             # An error that begins in mid-line would not be read as an event of its own.
             event = error_event(error, self._exchange.api)
@@ -149,6 +153,22 @@ class Relay:
         self._exchange.end(Outcome.ENGINE_ERROR if observer.failed else Outcome.COMPLETED)
         await response.write_eof(rest)
         return response
+
+    async def _write(self, response: web.StreamResponse, data: bytes) -> None:
+        """Send on. A client that takes nothing for too long is as good as gone: it would keep a place at the
+        engine for ever."""
+        transport = self._request.transport
+        backlog = transport.get_write_buffer_size() if transport is not None else 0
+        if not backlog and len(data) <= _BUFFERED_BYTES:
+            await response.write(data)
+            return
+        try:
+            async with asyncio.timeout(self._client_timeout_s):
+                await response.write(data)
+        except TimeoutError as error:
+            if transport is not None:
+                transport.abort()
+            raise ConnectionResetError("the client takes nothing of its answer (client_timeout_s)") from error
 
     async def _first_event(self, engine: EngineAnswer, observer: StreamObserver) -> bytes:
         """Read up to the end of the first event, so that an engine's refusal can still become a status."""

@@ -177,6 +177,7 @@ class Serving:
         self, exchange: Exchange, identity: Identity, estimate: Estimate, body_bytes: int
     ) -> QueuedRequest:
         body = exchange.body or RequestBody()
+        owner = self._owners.find(body.previous_response_id or "", identity.key)
         ttl_s = identity.ttl_s
         return QueuedRequest(
             seq=next(self._seq),
@@ -190,6 +191,7 @@ class Serving:
             streamed=bool(body.stream),
             answers=body.answer_count,
             deadline_us=None if ttl_s is None else exchange.arrival_us + round(ttl_s * 1e6),
+            kept_at=None if owner is None else owner.replica,
         )
 
     async def _exchange_with_engine(
@@ -221,6 +223,7 @@ class Serving:
             engine_began=lambda: self._dispatcher.began(queued),
             engine_done=engine_done,
             is_full=self._engines.adapter(queued.replica or "").is_full,
+            client_timeout_s=self._settings.client_timeout_s,
         )
 
     def _policy_name(self, exchange: Exchange) -> str:

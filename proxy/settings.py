@@ -216,6 +216,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     body_timeout_s: Annotated[
         float, Meta(gt=0, description="Seconds a client may take to send its body.")
     ] = 60.0
+    client_timeout_s: Annotated[
+        float, Meta(gt=0, description="Seconds a client may take nothing of its answer before it is cut off.")
+    ] = 60.0
     connect_timeout_s: Annotated[float, Meta(gt=0, description="Seconds to connect to an engine.")] = 5.0
     engine_timeout_s: Annotated[
         float, Meta(gt=0, description="Seconds an engine may be silent, before or within an answer.")

@@ -4,9 +4,21 @@ import asyncio
 import base64
 
 import msgspec
-from harness import CHAT, ask_raw, chat, engine_of, idle, outcomes, post, proxy_before, session
+from harness import (
+    CHAT,
+    ask_raw,
+    chat,
+    engine_of,
+    eventually,
+    idle,
+    outcomes,
+    post,
+    proxy_before,
+    raw_client,
+    session,
+)
 from recording_relay import RecordingRelay
-from scripted_engine import JSON, Call, ScriptedEngine, chunk, reply, stream_head
+from scripted_engine import JSON, Call, ScriptedEngine, chunk, reply, stream, stream_head
 
 from training.emulator import EmulatedEngine
 
@@ -199,3 +211,27 @@ async def test_the_openai_client_does_not_repeat_refusals() -> None:
             task.cancel()
         await asyncio.gather(*held, return_exceptions=True)
         await idle(headway)
+
+
+async def test_a_client_that_takes_nothing_of_its_answer_loses_its_place() -> None:
+    """Whoever stops reading in mid-stream is cut off after `client_timeout_s`, and the next one is served."""
+
+    async def endless(call: Call) -> None:
+        if b"endless" not in call.body:
+            await call.send(stream(b"data: [DONE]\n\n"))
+            return
+        await call.send(stream_head())
+        while True:
+            await call.chunk(b"data: " + b"x" * 60_000 + b"\n\n")
+
+    limits = {"client_timeout_s": 0.2, "mode": "hold", "window": 1}
+    async with (
+        ScriptedEngine(endless) as engine,
+        proxy_before(engine.url, **limits) as headway,
+        raw_client(headway) as client,
+    ):
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await client.send(post(CHAT, chat("endless", stream=True)))
+        await eventually(lambda: headway.status().running == 1)
+        assert (await ask_raw(headway, post(CHAT, chat(stream=True)))).status == 200
+        assert await outcomes(headway) == {"client_gone": 1, "completed": 1}

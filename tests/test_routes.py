@@ -1,13 +1,27 @@
 """Only inference routes can be reached: by their exact path, their own method, and in no other reading."""
 
+import asyncio
+import contextlib
 import re
+from collections.abc import AsyncIterator
 from hashlib import sha256
 from pathlib import Path
 
 import msgspec
 import pytest
-from harness import CHAT, ask_raw, bare, chat, concrete, engine_of, error_of, post, proxy_before
-from scripted_engine import JSON, ScriptedEngine, reply
+from harness import (
+    CHAT,
+    ask_raw,
+    bare,
+    chat,
+    concrete,
+    engine_of,
+    error_of,
+    eventually,
+    post,
+    proxy_before,
+)
+from scripted_engine import JSON, Call, ScriptedEngine, reply
 
 from predictor.request import Api
 from proxy.app import Headway
@@ -209,22 +223,44 @@ async def test_a_stored_response_is_its_owners_alone() -> None:
     assert [call.head.split(b" ", 2)[1].count(b"resp_") for call in engine.calls] == [0, 1, 1, 0]
 
 
-async def test_a_stored_response_is_read_where_it_lies() -> None:
-    """With two engines the one that made it is asked, not the first."""
+@contextlib.asynccontextmanager
+async def stored_at_the_second() -> AsyncIterator[tuple[Headway, ScriptedEngine, ScriptedEngine, str]]:
+    """A proxy before two idle engines; the second has stored a response with that id while the first was busy."""
+
+    async def script(call: Call) -> None:
+        if b"busy" in call.body:
+            await busy.wait()
+        await call.send(reply(b"{}", JSON))
+
+    busy = asyncio.Event()
     async with (
-        ScriptedEngine(reply(b"{}", JSON)) as one,
-        ScriptedEngine(reply(b"{}", JSON)) as other,
+        ScriptedEngine(script) as one,
+        ScriptedEngine(script) as other,
         proxy_before(one.url, other.url) as headway,
     ):
-        for _ in range(4):
-            await ask_raw(headway, post("/v1/responses", b'{"input":"hi"}'))
-        for engine in (one, other):
-            stored = [msgspec.json.decode(call.body)["request_id"] for call in engine.calls]
-            for response_id in stored:
-                await ask_raw(headway, bare("GET", f"/v1/responses/{response_id}"))
-            assert len(engine.calls) == 2 * len(stored)
+        blocker = asyncio.ensure_future(ask_raw(headway, post("/v1/responses", b'{"input":"busy"}')))
+        await eventually(lambda: len(one.calls) == 1)
+        await ask_raw(headway, post("/v1/responses", b'{"input":"hi"}'))
+        busy.set()
+        await blocker
+        yield headway, one, other, msgspec.json.decode(other.calls[0].body)["request_id"]
+
+
+async def test_a_stored_response_is_read_where_it_lies() -> None:
+    """With two engines the one that made it is asked, not the first."""
+    async with stored_at_the_second() as (headway, one, other, stored):
+        await ask_raw(headway, bare("GET", f"/v1/responses/{stored}"))
+        assert (len(one.calls), len(other.calls)) == (1, 2)
         unknown = await ask_raw(headway, bare("GET", "/v1/responses/resp_unknown"))
         error_of(unknown.body, "unknown_response")
+
+
+async def test_a_conversation_goes_on_where_its_last_response_lies() -> None:
+    """With two engines a `previous_response_id` is sent to the one that stored it, not to the less busy one."""
+    async with stored_at_the_second() as (headway, one, other, stored):
+        body = f'{{"input":"and?","previous_response_id":"{stored}"}}'.encode()
+        assert (await ask_raw(headway, post("/v1/responses", body))).status == 200
+        assert (len(one.calls), len(other.calls)) == (1, 2)
 
 
 async def test_a_client_cannot_choose_under_which_id_it_is_stored() -> None:

@@ -290,6 +290,21 @@ def test_a_request_keyed_anew_goes_by_its_new_key() -> None:
     assert scheduler.finish(second, 0).started == [first]
 
 
+def test_what_one_engine_keeps_is_sent_there_alone() -> None:
+    """In its turn, though the others are less busy and that one is full, so that nobody waits behind it; to any
+    engine once that one is gone, which will say so."""
+    scheduler = queue(Fcfs())
+    scheduler.add_replica("other", 4, 0)
+    scheduler.set_window("engine", 1, 0)
+    kept = [QueuedRequest(seq, str(seq), seq, predicted(0.5), kept_at="engine") for seq in range(3)]
+    assert [scheduler.submit(item, item.seq).started for item in kept[:2]] == [[kept[0]], [kept[1]]]
+    assert [item.replica for item in kept[:2]] == ["engine", "engine"]
+    scheduler.set_window("engine", 0, 2)
+    assert not scheduler.submit(kept[2], 2).started
+    assert scheduler.set_available("engine", False, 3).started == [kept[2]]
+    assert kept[2].replica == "other"
+
+
 def test_unknown_policy_is_refused_by_name() -> None:
     """A misspelt policy is an error that lists the known ones."""
     with pytest.raises(ValueError, match="fcfs, quantile, work, sjf"):

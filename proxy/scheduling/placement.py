@@ -31,11 +31,21 @@ def next_dispatch(
     for tier in waiting:
         item = tier.queue.next()
         replica = None if item is None else _taker(tier, item, with_room, held, now_us)
+        if item is not None and (home := _home(item, replicas)) is not None:
+            # One too many there waits in its own queue, and keeps nobody here from the other engines.
+            replica = home if home.window != 0 and tier.may_use(None, 0, now_us) else None
         if replica is not None and item is not None:
             for other in waiting:
                 other.dispatched(here=other is tier)
             return tier, replica, item
     return None
+
+
+def _home(item: QueuedRequest, replicas: Iterable[Replica]) -> Replica | None:
+    """The one engine that can answer it, while it is there."""
+    if item.kept_at is None:
+        return None
+    return next((one for one in replicas if one.available and one.name == item.kept_at), None)
 
 
 def _taker(

@@ -29,8 +29,8 @@ class QueuedRequest(msgspec.Struct, eq=False):
 
     `key_us` is its place in the order (lower first), `seq` breaks ties by admission. `prompt_tokens` and
     `body_bytes` are its size, `deadline_us` the time by which it must have been sent. `replica` is the engine
-    it was sent to, `bound_to` the one that has computed its prompt already. Times in microseconds of the
-    proxy's clock.
+    it was sent to, `bound_to` the one that has computed its prompt already, `kept_at` the only one that can
+    answer it: there lies the response that it goes on from. Times in microseconds of the proxy's clock.
     """
 
     seq: int
@@ -47,6 +47,7 @@ class QueuedRequest(msgspec.Struct, eq=False):
     key_us: int = 0
     state: State = State.NEW
     bound_to: str | None = None
+    kept_at: str | None = None
     replica: str | None = None
     dispatched_us: int | None = None
     charged: float = 0.0
