@@ -6,6 +6,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+from crowd import eventually, load_of
 from real_engines import FLAGS, EngineUnderTest
 
 from training.local_engines import (
@@ -37,6 +38,18 @@ def real(request: pytest.FixtureRequest) -> Iterator[EngineUnderTest]:
         under_test = EngineUnderTest(name, running, starts)
         yield under_test
         under_test.stop()
+
+
+@pytest.fixture(autouse=True)
+async def nothing_left_over(request: pytest.FixtureRequest) -> None:
+    """Begin when the engine has done with what the test before it left there: it shares slots, queue and batch."""
+    if "real" in request.fixturenames:
+        engine: EngineUnderTest = request.getfixturevalue("real")
+
+        async def idle() -> bool:
+            return await load_of(engine) == (0, 0)
+
+        await eventually(idle)
 
 
 @pytest.fixture
