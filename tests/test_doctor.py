@@ -3,6 +3,7 @@
 import asyncio
 import json
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from harness import FAST, engine_of, serving_app
 from hypothesis import given
 from hypothesis import strategies as st
 
+import headway
 from proxy.answers import Answer
 from proxy.doctor.examine import examine
 from proxy.doctor.findings import Finding, Report, Verdict, verdict_of
@@ -179,6 +181,20 @@ async def test_the_command_ends_with_the_right_status(words: list[str], code: in
     said, errors = await process.communicate()
     assert process.returncode == code
     assert b"Traceback" not in said + errors
+
+
+def test_a_lock_that_cannot_be_had_keeps_nobody_from_asking(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever lies under the lock's name in the folder that all users share."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    arguments = ["doctor", "--engine", "http://127.0.0.1:9", "--json"]
+    code = headway.main(arguments)
+    (lock,) = tmp_path.iterdir()
+    lock.unlink()
+    lock.mkdir()
+    assert headway.main(arguments) == code
+    assert capsys.readouterr().out.count('"findings"') == 2
 
 
 async def test_json_is_one_document(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import hashlib
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -98,8 +98,12 @@ async def _examine(args: argparse.Namespace) -> Report:
 def _alone(engine: str) -> Iterator[None]:
     """One doctor at a time for an engine on this machine: two would see each other's probes."""
     name = hashlib.sha256(engine.encode()).hexdigest()[:16]
-    with Path(tempfile.gettempdir(), f"headway-doctor-{name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    path = Path(tempfile.gettempdir(), f"headway-doctor-{name}.lock")
+    with ExitStack() as stack:
+        # Another user's, which may only be read, serves as well; one that cannot be had keeps nobody from asking.
+        with suppress(OSError):
+            file = stack.enter_context(path.open() if path.exists() else path.open("w"))
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
