@@ -11,7 +11,7 @@ from proxy.health import HealthWatch
 from proxy.metrics import Metrics
 from proxy.passing import Passing
 from proxy.replies import error_response, json_response
-from proxy.routes import Handling, find_route
+from proxy.routes import Handling, Route, find_route
 from proxy.serving import Serving
 
 SHUTTING_DOWN: Final = "This proxy is shutting down."
@@ -39,11 +39,15 @@ class Front:
         route = find_route(request.path)
         if route is None:
             return error_response(UnknownRoute(f"There is no route {request.path} here."), path=request.path)
+        if route.handling is not Handling.OWN and _asks_first(request):
+            with self._active:
+                return await self._passing.preflight(request, route)
         if request.method != route.method:
             message = f"{request.path} takes {route.method}, not {request.method}."
             return error_response(MethodNotAllowed(message), {"Allow": route.method}, path=request.path)
-        if route.handling is Handling.OWN:
-            return self._own(route.path)
+        return self._own(route.path) if route.handling is Handling.OWN else await self._let_in(request, route)
+
+    async def _let_in(self, request: web.BaseRequest, route: Route) -> web.StreamResponse:
         if route.api is None and self._serving.draining:
             return error_response(Draining(SHUTTING_DOWN), path=request.path)
         with self._active:
@@ -58,3 +62,8 @@ class Front:
         if path == "/healthz" or (self._health.any_available and not draining):
             return json_response({"status": "ok"})
         return json_response({"status": "draining" if draining else "no engine"}, status=503)
+
+
+def _asks_first(request: web.BaseRequest) -> bool:
+    """Whether it is a browser's question before a page's request (Fetch standard), and not any other OPTIONS."""
+    return request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers

@@ -45,6 +45,16 @@ class Passing:
         except HeadwayError as error:
             return error_response(error, path=request.path)
 
+    async def preflight(self, request: web.BaseRequest, route: Route) -> web.StreamResponse:
+        """Relay a browser's question whether a page may send a request: it carries no key, and engines answer it
+        before they look at the route."""
+        headers = to_engine(request.headers, {}, None, pass_key=False)
+        path = route.path_for(request.path)
+        try:
+            return await self._send(request, self._engines(), path, headers, None)
+        except HeadwayError as error:
+            return error_response(error, path=request.path)
+
     async def _serve(self, request: web.BaseRequest, route: Route) -> web.StreamResponse:
         identities = self._identities()
         identity = identities.identify(request.headers)
@@ -58,6 +68,16 @@ class Passing:
             may_set_priority=identity.may_set_priority,
         )
         path = target(request, route.path_for(request.path))
+        return await self._send(request, bases, path, headers, body)
+
+    async def _send(
+        self,
+        request: web.BaseRequest,
+        bases: list[str],
+        path: str,
+        headers: CIMultiDict[str],
+        body: bytes | None,
+    ) -> web.StreamResponse:
         engine, base = await self._open(bases, request.method, path, headers, body)
         try:
             return await self._relay(request, engine, base)
@@ -72,13 +92,18 @@ class Passing:
 
     def _bases(self, response_id: str | None, identity: Identity, *, uses_keys: bool) -> list[str]:
         """The engines to try in turn; of a stored response, the one that holds it."""
-        replicas = sorted(self._scheduler.replicas, key=lambda replica: not replica.available)
+        engines = self._engines()
         if response_id is not None:
             owner = self._owners.find(response_id, identity.key)
             if owner is not None:
                 return [owner.replica]
-            if uses_keys or len(replicas) > 1:
+            if uses_keys or len(engines) > 1:
                 raise UnknownResponse(f"No response '{response_id[:80]}' was created here with your key.")
+        return engines
+
+    def _engines(self) -> list[str]:
+        """Those believed to be there first."""
+        replicas = sorted(self._scheduler.replicas, key=lambda replica: not replica.available)
         return [replica.name for replica in replicas]
 
     async def _open(

@@ -4,11 +4,12 @@ import asyncio
 import logging
 
 import pytest
-from harness import ask_raw, bare, chat, engine_of, error_of, outcomes, post, proxy_before, raw_client
+from harness import CHAT, ask_raw, bare, chat, engine_of, error_of, outcomes, post, proxy_before, raw_client
 from recording_relay import RecordingRelay
 from scripted_engine import JSON, Call, ScriptedEngine, head, reply, stream_head
 
 from proxy.app import Headway
+from proxy.identity import KeySettings
 from training.emulator import EmulatedEngine
 
 EMBEDDINGS = "/v1/embeddings"
@@ -50,6 +51,33 @@ async def test_a_stream_of_unknown_length_passes() -> None:
         got = await ask_raw(headway, post(EMBEDDINGS, b"{}"))
         assert got.complete
         assert got.body == b"abcde"
+
+
+@pytest.mark.parametrize("path", [CHAT, EMBEDDINGS, "/v1/models"])
+async def test_a_browser_may_ask_first(path: str) -> None:
+    """A page's preflight is answered by the engine, keys or not, and takes no key along; what is not on the list
+    stays closed, and OPTIONS that ask for nothing too."""
+    allowed = ("Access-Control-Allow-Origin: *", "Access-Control-Allow-Methods: POST")
+    key = KeySettings(sha256="0" * 64, tenant="t")
+    asks = "Origin: http://page\r\nAccess-Control-Request-Method: POST\r\nX-Vllm-Priority: 1\r\nX-API-Key: k"
+
+    def options(path: str, headers: str = asks) -> bytes:
+        return bare("OPTIONS", path).replace(b"Host: x", f"Host: x\r\n{headers}".encode())
+
+    async with (
+        ScriptedEngine(reply(b"OK", *allowed)) as engine,
+        proxy_before(engine.url, keys=(key,)) as headway,
+    ):
+        got = await ask_raw(headway, options(path))
+        assert (got.status, got.body, got.header("Access-Control-Allow-Origin")) == (200, b"OK", "*")
+        assert engine.calls[0].head.startswith(f"OPTIONS {path} HTTP/1.1\r\n".encode())
+        assert not {"x-vllm-priority", "x-api-key"} & {
+            line.partition(b":")[0].decode().lower() for line in engine.calls[0].head.splitlines()
+        }
+        assert (await ask_raw(headway, options("/sleep"))).status == 404
+        assert (await ask_raw(headway, options("/metrics"))).status == 405
+        assert (await ask_raw(headway, options(path, "Origin: http://page"))).status == 405
+        assert len(engine.calls) == 1
 
 
 @pytest.mark.parametrize("status", ["400 Bad Request", "404 Not Found", "500 Oops"])
