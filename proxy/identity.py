@@ -98,7 +98,7 @@ class Identities:
             return self._anybody
         scheme, _, token = headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer":
-            token = headers.get("Authorization") or headers.get("x-api-key", "")
+            token = headers.get("Authorization", "") or headers.get("x-api-key", "")
         token = token.strip()
         key = self._keys.get(hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest())
         if key is None:
