@@ -33,7 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What differs from one cluster to the next; everything after `--` goes to `headway serve`."""
     add = parser.add_argument
     add("--image", required=True, help="the proxy's image, with its tag")
-    add("--engine-container", required=True, metavar="NAME", help="the engine's container in the pod")
+    add(
+        "--engine-container",
+        type=_name,
+        required=True,
+        metavar="NAME",
+        help="the engine's container in the pod",
+    )
     add("--engine-port", type=_port, default=8000, metavar="PORT", help="the engine's port (8000)")
     add("--port", type=_port, default=8001, metavar="PORT", help="the proxy's port (8001)")
     add("--admin-port", type=_port, default=9090, metavar="PORT", help="metrics, status and drain (9090)")

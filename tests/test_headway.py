@@ -40,3 +40,16 @@ def test_no_engine_is_one_clear_line(
     monkeypatch.delenv("HEADWAY_ENGINE", raising=False)
     assert headway.main(["serve"]) == 2
     assert capsys.readouterr().err.startswith("headway: no engine: give --engine")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(["--requests", "7"], ["--load", "nan"], ["--load", "inf"], ["--load=-1"], ["--max-tokens", "0"]),
+        *(["--max-overtake", "nan"], ["--max-overtake=-1"], ["--max-overtake", "inf"]),
+    ],
+)
+def test_a_demo_that_cannot_be_run_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """At once, with the option's name; a load that is no number would never send its first request."""
+    assert headway.main(["demo", *words]) == 2
+    assert words[0].partition("=")[0] in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import math
 import random
 import sys
 import tempfile
@@ -40,8 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the demo; returns the exit status."""
-    if args.requests < 8 or args.load <= 0 or args.max_tokens < 1:
+    if args.requests < 8 or not 0 < args.load < math.inf or args.max_tokens < 1:
         print("headway demo: --requests must be at least 8, --load and --max-tokens above 0", file=sys.stderr)
+        return 2
+    if args.max_overtake is not None and not 0 <= args.max_overtake < math.inf:
+        print("headway demo: --max-overtake must be a number of seconds, 0 or more", file=sys.stderr)
         return 2
     try:
         with tempfile.TemporaryDirectory() as state, _engine(args) as engine:
@@ -80,7 +84,9 @@ class _Demo:
             at_s = poisson_arrivals(len(self._prompts), self._args.load * rate, self._args.seed)
             fcfs = await self._arm("fcfs", self._engine.url, at_s)
             baseline = report("fcfs", fcfs)
-            max_overtake_s = self._args.max_overtake or round(2 * baseline.ttft_p99_s, 1)
+            max_overtake_s = self._args.max_overtake
+            if max_overtake_s is None:
+                max_overtake_s = round(2 * baseline.ttft_p99_s, 1)
             lengths = lengths_seen(self._prompts, fcfs)
             reports = [baseline]
             for name, estimator in (

@@ -221,7 +221,9 @@ def test_patch_refuses_what_cannot_work(
     assert printed.out == ""
 
 
-@pytest.mark.parametrize("argument", ["--port=0", "--port=a", "--release=A_b", "--drain-s=-1"])
+@pytest.mark.parametrize(
+    "argument", ["--port=0", "--port=a", "--release=A_b", "--drain-s=-1", "--engine-container=A_b"]
+)
 def test_patch_refuses_bad_arguments(argument: str) -> None:
     """What is no port, name or number of seconds is refused by argparse, with status 2."""
     with pytest.raises(SystemExit, match="2"):
