@@ -1,6 +1,6 @@
 """Whose turn it is, and at which engine: over tiers and replicas as they stand."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from operator import attrgetter
 from typing import Final
 
@@ -12,7 +12,7 @@ _RUNNING: Final = attrgetter("running")
 
 
 def next_dispatch(
-    tiers: Iterable[Tier], replicas: Iterable[Replica], now_us: int
+    tiers: Iterable[Tier], replicas: Collection[Replica], now_us: int
 ) -> tuple[Tier, Replica, QueuedRequest] | None:
     """The tier whose turn it is, the least busy engine that takes it, and the request; the tiers have noted it.
 
