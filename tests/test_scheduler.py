@@ -12,7 +12,7 @@ from predictor.prediction import Prediction
 from proxy.scheduling.backlog import QueueLimits
 from proxy.scheduling.classes import ServiceClass
 from proxy.scheduling.fair import TenantLimits
-from proxy.scheduling.policy import Fcfs, Policy, Quantile, Sjf, make_policy
+from proxy.scheduling.policy import Fcfs, Policy, Quantile, Sjf, Work, make_policy
 from proxy.scheduling.queued import Changes, QueuedRequest, Reason, State
 from proxy.scheduling.scheduler import Scheduler
 
@@ -222,13 +222,13 @@ TestSchedulerMachine = SchedulerMachine.TestCase
 TestSchedulerMachine.settings = settings(max_examples=300, stateful_step_count=50, deadline=None)
 
 
-@given(st.lists(st.tuples(st.integers(0, 10 * D_US), st.floats(0, 1)), min_size=2, max_size=20))
-def test_keys_keep_their_order_for_ever(requests: list[tuple[int, float]]) -> None:
-    """A key is arrival plus at most D, so ageing needs no timer and re-keying moves nobody past the bound."""
-    policy = Quantile(D_US)
-    for arrival_us, quantile in requests:
-        key = policy.key_us(arrival_us, predicted(quantile))
-        assert arrival_us <= key <= arrival_us + D_US
+@given(st.sampled_from([Quantile(D_US), Work(D_US)]), st.integers(0, 10 * D_US), st.floats(), st.floats())
+def test_keys_keep_their_order_for_ever(
+    policy: Policy, arrival_us: int, quantile: float, work: float
+) -> None:
+    """A key is arrival plus at most D whatever was predicted, so ageing needs no timer and nobody passes the bound."""
+    prediction = Prediction(quantile, 10.0, 5.0, 20.0, work=work)
+    assert arrival_us <= policy.key_us(arrival_us, prediction) <= arrival_us + D_US
 
 
 def queue(policy: Policy, lane_share: float = 0.0, **more: Any) -> Scheduler:
