@@ -65,3 +65,64 @@ def test_an_engine_that_orders_by_itself_is_sent_everything() -> None:
     scheduler.submit(large, 0)
     assert large.state is State.WAITING
     assert scheduler.set_window("engine", None, 0).started == [large]
+
+
+def small_ones(scheduler: Scheduler, class_name: str, first: int, count: int = 20) -> list[QueuedRequest]:
+    """So many small requests of a class, in arrival order."""
+    items = [asked(seq, 1, class_name) for seq in range(first, first + count)]
+    for item in items:
+        scheduler.submit(item, 0)
+    return items
+
+
+def test_a_share_that_could_not_be_used_is_not_saved_up() -> None:
+    """A class that was closed for a hundred dispatches gets its share when it opens, not all that it missed."""
+    night = ServiceClass("batch", Fcfs(), tier=1, min_share=0.25, hours=((22 * 60, 23 * 60),))
+    scheduler = Scheduler([ServiceClass("fast", Fcfs()), night])
+    scheduler.add_replica("engine", 0, 0)
+    small_ones(scheduler, "fast", 0, 150)
+    small_ones(scheduler, "batch", 1_000, 50)
+    noon_us, night_us = 12 * 3600 * 10**6, 22 * 3600 * 10**6
+    for count in range(1, 101):
+        assert [item.class_name for item in scheduler.set_window("engine", count, noon_us).started] == ["fast"]
+    opened = scheduler.set_window("engine", 120, night_us).started
+    assert 5 <= sum(item.class_name == "batch" for item in opened) <= 6
+
+
+def test_a_class_holds_no_more_of_a_window_than_its_share() -> None:
+    """However idle the engine; one place it may always have, and a place given back may be taken again."""
+    scheduler = Scheduler([ServiceClass("fast", Fcfs()), ServiceClass("batch", Fcfs(), 1, window_share=0.5)])
+    scheduler.add_replica("engine", 8, 0)
+    items = small_ones(scheduler, "batch", 0)
+    running = [item for item in items if item.state is State.RUNNING]
+    assert len(running) == 4
+    assert [item.seq for item in scheduler.finish(running[0], 0).started] == [4]
+    scheduler.add_replica("small", 1, 0)
+    assert sum(item.replica == "small" for item in items) == 1
+    assert all(item.state is State.RUNNING for item in small_ones(scheduler, "fast", 100, 4))
+
+
+def test_the_least_busy_engine_takes_the_next() -> None:
+    """Requests spread evenly, and go where a place has become free."""
+    scheduler = Scheduler([ServiceClass("fast", Fcfs())])
+    for name in ("one", "two", "three"):
+        scheduler.add_replica(name, 8, 0)
+    items = small_ones(scheduler, "fast", 0, 9)
+    assert [replica.running for replica in scheduler.replicas] == [3, 3, 3]
+    gone = [item for item in items if item.replica == "two"]
+    for item in gone[:2]:
+        scheduler.finish(item, 0)
+    assert {item.replica for item in small_ones(scheduler, "fast", 100, 2)} == {"two"}
+
+
+def test_an_engine_that_has_the_prompt_is_preferred_and_not_waited_for() -> None:
+    """Busier or not, while it has a place; when it is full the request goes elsewhere."""
+    scheduler = Scheduler([ServiceClass("fast", Fcfs())])
+    scheduler.add_replica("one", 4, 0)
+    small_ones(scheduler, "fast", 0, 3)
+    scheduler.add_replica("two", 4, 0)
+    bound = [asked(seq, 1, "fast") for seq in (100, 101)]
+    for item in bound:
+        item.bound_to = "one"
+        scheduler.submit(item, 0)
+    assert [item.replica for item in bound] == ["one", "two"]
