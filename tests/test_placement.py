@@ -84,7 +84,9 @@ def test_a_share_that_could_not_be_used_is_not_saved_up() -> None:
     small_ones(scheduler, "batch", 1_000, 50)
     noon_us, night_us = 12 * 3600 * 10**6, 22 * 3600 * 10**6
     for count in range(1, 101):
-        assert [item.class_name for item in scheduler.set_window("engine", count, noon_us).started] == ["fast"]
+        assert [item.class_name for item in scheduler.set_window("engine", count, noon_us).started] == [
+            "fast"
+        ]
     opened = scheduler.set_window("engine", 120, night_us).started
     assert 5 <= sum(item.class_name == "batch" for item in opened) <= 6
 
