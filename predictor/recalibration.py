@@ -64,12 +64,9 @@ class Recalibration:
             group = self._drawn(key.levels[level], group, now_s)
         return Bias(group, everybody)
 
-    def observe(
-        self, key: HistoryKey, expected: float, actual: float, now_s: float, *, cut: bool = False
-    ) -> None:
-        """An answer ended with `actual` tokens where the artifact had `expected` so many; one that was `cut` there
-        counts as far as it came. Without these the longest would be left out, and all others expected too short."""
-        expected = max(1.0, min(expected, actual) if cut else expected)
+    def observe(self, key: HistoryKey, expected: float, actual: float, now_s: float) -> None:
+        """An answer ended by itself with `actual` tokens where the artifact had `expected` so many."""
+        expected = max(1.0, expected)
         counted = min(max(actual, expected / _MOST_RATIO), expected * _MOST_RATIO)
         for name in (_EVERYBODY, *(key.levels[level] for level in _LEVELS)):
             sums = self._groups.setdefault(name, _Sums(0.0, 0.0, 0.0, now_s))

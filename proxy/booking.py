@@ -89,18 +89,15 @@ class Bookkeeper:
     def _learn(self, exchange: Exchange) -> None:
         """Only answers that ended by themselves are lengths; a cut one says no more than 'at least'."""
         tokens = exchange.usage.completion_tokens if exchange.usage else None
-        cut = exchange.finish_reason in _CUT
-        if (
-            exchange.estimate is None
-            or tokens is None
-            or not (cut or exchange.finish_reason in _ENDED_BY_ITSELF)
-        ):
+        if exchange.estimate is None or tokens is None:
             return
-        self._learning.ended(exchange, tokens, cut=cut)
+        if exchange.finish_reason in _CUT:
+            self._learning.ended(exchange, tokens, cut=True)
+        if exchange.finish_reason not in _ENDED_BY_ITSELF:
+            return
+        self._learning.ended(exchange, tokens, cut=False)
         finished_at_s = self._clock.now_us() / 1e6
-        self._estimator.learn(exchange.estimate, tokens, finished_at_s, cut=cut)
-        if cut:
-            return
+        self._estimator.learn(exchange.estimate, tokens, finished_at_s)
         if self._tell is not None and exchange.estimate.history_key is not None:
             self._tell(exchange.estimate.history_key, tokens, finished_at_s)
 

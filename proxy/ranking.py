@@ -60,10 +60,8 @@ class Estimator(Protocol):
         """The estimate with what the model said of its answer (`self.*` features). Never raises."""
         ...
 
-    def learn(
-        self, estimate: Estimate, output_tokens: int, finished_at_s: float, *, cut: bool = False
-    ) -> None:
-        """An answer ended by itself, or was `cut` at a limit."""
+    def learn(self, estimate: Estimate, output_tokens: int, finished_at_s: float) -> None:
+        """An answer ended by itself."""
         ...
 
 
@@ -87,9 +85,7 @@ class Fixed(msgspec.Struct, frozen=True):
         """It knows no features."""
         return estimate
 
-    def learn(
-        self, estimate: Estimate, output_tokens: int, finished_at_s: float, *, cut: bool = False
-    ) -> None:
+    def learn(self, estimate: Estimate, output_tokens: int, finished_at_s: float) -> None:
         """Nothing to learn from."""
 
 
@@ -160,20 +156,14 @@ class Ranking:
             prediction = msgspec.structs.replace(prediction, work=work)
         return Estimate(prediction, features, key, ranker.artifact_id, scored)
 
-    def learn(
-        self, estimate: Estimate, output_tokens: int, finished_at_s: float, *, cut: bool = False
-    ) -> None:
-        """Of a cut answer the history learns nothing: it is no length."""
+    def learn(self, estimate: Estimate, output_tokens: int, finished_at_s: float) -> None:
         if self._ranker is None or estimate.history_key is None:
             return
         try:
-            if not cut:
-                self._ranker.observe(estimate.history_key, output_tokens, finished_at_s)
+            self._ranker.observe(estimate.history_key, output_tokens, finished_at_s)
             if estimate.scored is not None and estimate.artifact == self.artifact_id:
                 expected = estimate.scored.tokens
-                self.recalibration.observe(
-                    estimate.history_key, expected, output_tokens, finished_at_s, cut=cut
-                )
+                self.recalibration.observe(estimate.history_key, expected, output_tokens, finished_at_s)
         except Exception:  # noqa: BLE001 - promise 3, as above
             self._failed("nothing was learned from this answer")
 

@@ -39,21 +39,6 @@ def test_drift_of_one_tenant_is_followed_within_minutes_and_only_there() -> None
     assert recalibration.bias(key("stays"), 960.0).group == pytest.approx(0, abs=0.2)
 
 
-def test_answers_cut_at_a_limit_do_not_make_all_others_short() -> None:
-    """Of answers expected to be 100 tokens long half are cut at 150: those that end before are shorter, and still
-    100 is what comes on average. A limit below what was expected says nothing."""
-    with_cut, without = Recalibration(), Recalibration()
-    for _ in range(100):
-        for recalibration in (with_cut, without):
-            recalibration.observe(key("a"), 100.0, 50.0, 0.0)
-        with_cut.observe(key("a"), 100.0, 150.0, 0.0, cut=True)
-    assert with_cut.bias(key("a"), 0.0).group == pytest.approx(0.0, abs=0.01)
-    assert without.bias(key("a"), 0.0).group < math.log(0.6)
-    for _ in range(100):
-        with_cut.observe(key("a"), 100.0, 4.0, 0.0, cut=True)
-    assert with_cut.bias(key("a"), 0.0).group == pytest.approx(0.0, abs=0.01)
-
-
 def test_a_new_template_inherits_from_its_tenant_and_a_new_tenant_from_everybody() -> None:
     """Where nothing is known of a group, what is known of the one above it holds."""
     recalibration = Recalibration()

@@ -116,21 +116,17 @@ def _apart(
 def _calibration(
     artifact: Artifact, label: _DoubleArray, censored: npt.NDArray[np.bool_], score: _DoubleArray
 ) -> dict[str, float | None]:
-    """How the stated tokens compare with the answers, cut ones up to their cut, and the spread with those that
-    ended by themselves: of all that are expected to be so long these are the shorter ones."""
+    """How the stated tokens and spread compare with the answers that ended by themselves."""
     kept = ~censored
     if not kept.any():
         return {"expected_over_actual": None, "interval_coverage_80": None}
-    stated = [artifact.calibration.predict(value) for value in score]
-    tokens = np.array([one.tokens for one in stated])
-    low, high = (np.array([getattr(one, name) for one in stated]) for name in ("p10_tokens", "p90_tokens"))
-    inside = (low <= label) & (label <= high)
-    total = float(label.sum())
+    stated = [artifact.calibration.predict(value) for value in score[kept]]
+    actual = label[kept]
+    inside = [p.p10_tokens <= value <= p.p90_tokens for p, value in zip(stated, actual, strict=True)]
+    total = float(actual.sum())
     return {
-        "expected_over_actual": float(np.where(censored, np.minimum(tokens, label), tokens).sum()) / total
-        if total
-        else None,
-        "interval_coverage_80": float(inside[kept].mean()),
+        "expected_over_actual": sum(p.tokens for p in stated) / total if total else None,
+        "interval_coverage_80": float(np.mean(inside)),
     }
 
 

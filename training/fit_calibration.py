@@ -17,18 +17,12 @@ _BIN_ROWS: Final = 20
 
 
 def fit_calibration(scores: DoubleArray, label: DoubleArray, censored: BoolArray) -> Calibration:
-    """Monotone maps from out-of-fold scores.
-
-    A censored row counts as long as the others let expect, or as its bound where that is more: left out, the
-    longest would be, and taken at its bound one with a low limit would pull the others down.
-    """
+    """Monotone maps from out-of-fold scores; censored rows shape the quantile map alone."""
     knots = np.linspace(0, 1, min(_MAP_KNOTS, len(scores)) if len(scores) > 1 else 1)
     kept = ~censored if (~censored).any() else np.ones_like(censored)
-    mean = IsotonicRegression(out_of_bounds="clip").fit(scores[kept], label[kept])
-    if not kept.all():
-        label = np.where(kept, label, np.maximum(label, mean.predict(scores)))
-        mean = IsotonicRegression(out_of_bounds="clip").fit(scores, label)
-    low, high = _spread(scores, label)
+    x, y = scores[kept], label[kept]
+    mean = IsotonicRegression(out_of_bounds="clip").fit(x, y)
+    low, high = _spread(x, y)
     return Calibration(
         quantile=_map(np.quantile(scores, knots), knots),
         tokens=_map(mean.X_thresholds_, mean.y_thresholds_),
