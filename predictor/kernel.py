@@ -48,7 +48,8 @@ class Kernel(msgspec.Struct, frozen=True):
 
 def standardise(rows: FloatArray, center: FloatArray, scale: FloatArray) -> FloatArray:
     """Rows (..., d) in standard deviations from the centre, clipped; an absent value is at the centre."""
-    scaled = np.asarray((rows - center) / scale, dtype=np.float32)
+    with np.errstate(over="ignore"):  # what is infinitely far off is clipped like the rest
+        scaled = np.asarray((rows - center) / scale, dtype=np.float32)
     scaled[np.isnan(scaled)] = 0
     return np.minimum(np.maximum(scaled, -CLIP), CLIP)
 
@@ -82,7 +83,8 @@ class FoldedKernel(NamedTuple):
 
     def evaluate(self, fixed: FloatArray) -> FloatArray:
         """The k sums of one row; `fixed` is the fixed part of a feature vector."""
-        row = (fixed.take(self.columns) - self.center) * self.per_scale
+        with np.errstate(over="ignore"):  # as in `standardise`
+            row = (fixed.take(self.columns) - self.center) * self.per_scale
         row[np.isnan(row)] = 0  # an absent value is at the centre
         np.minimum(np.maximum(row, -CLIP, out=row), CLIP, out=row)
         own = np.float32(math.exp(-self.gamma * float(row @ row)))

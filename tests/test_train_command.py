@@ -21,7 +21,7 @@ from training.bundle import write_bundle
 from training.dataset import read_dataset
 from training.progress import show_progress
 from training.sources import SourceRow
-from training.train import rank_target, train
+from training.train import order_target, train
 
 Row = dict[str, Any]
 Run = Callable[..., tuple[int, str, str]]
@@ -111,13 +111,18 @@ def trained(given: list[Row], **options: Any) -> tuple[Any, Row]:
         )
 
 
+def models(bundle: Any) -> dict[str, bytes]:
+    """The ranker's models as an artifact keeps them."""
+    return dict(bundle.ranker.files(schema_of(bundle.head)))
+
+
 def test_held_out_rows_teach_nothing() -> None:
     """Whatever the rows marked heldout say, the artifact is the same to the last byte."""
     train_rows = rows(30, split="train")
     held = [{**row, "id": f"h{row['id']}", "split": "heldout"} for row in rows(12)]
     other = [{**row, "output_tokens": 5000, "prompt": "Other words."} for row in held]
     first, again = trained([*held, *train_rows])[0], trained([*other, *train_rows])[0]
-    assert first.ranker.models == again.ranker.models
+    assert models(first) == models(again)
     assert first.calibration == again.calibration
     np.testing.assert_array_equal(first.head.weights, again.head.weights)
 
@@ -127,7 +132,7 @@ def test_without_a_split_the_last_fifth_teaches_nothing() -> None:
     given = rows(40)
     changed = [*given[:32], *({**row, "output_tokens": 5000} for row in given[32:])]
     first, again = trained(given)[0], trained(changed)[0]
-    assert first.ranker.models == again.ranker.models
+    assert models(first) == models(again)
     assert first.calibration == again.calibration
 
 
@@ -146,9 +151,24 @@ def test_censored_rows_are_as_long_as_their_cap_at_least() -> None:
     assert calibration.tokens.y[-1] > max(whole)
 
 
-def test_the_target_is_the_place_among_the_lengths() -> None:
-    """Ties share their mean place, so a long tail weighs no more than its ranks."""
-    assert rank_target(np.array([5.0, 1.0, 5.0, 1e7])).tolist() == [0.625, 0.25, 0.625, 1.0]
+def test_the_target_goes_by_place_and_by_size() -> None:
+    """Longer is never less, ties are equal, and one absurd length leaves the others apart."""
+    lengths = np.concatenate([np.repeat(np.arange(1.0, 101.0), 2), [1e7]])
+    target = order_target(lengths)
+    assert (np.diff(target) >= 0).all()
+    assert (target[0:200:2] == target[1:200:2]).all()
+    assert 0 < target[0] < 0.02 < 0.98 < target[-1] == 1.0
+    assert 0.45 < target[100] < 0.55
+    middle = order_target(np.array([10.0, 20.0, 30.0, 2000.0]))
+    assert np.diff(middle)[-1] > 2 * np.diff(middle)[0]
+
+
+@pytest.mark.parametrize("lengths", [[0.0], [0.0, 0.0], [7.0, 7.0, 7.0]])
+def test_the_target_of_equal_lengths_is_equal(lengths: list[float]) -> None:
+    """Nothing to tell apart, nothing to divide by: still within [0, 1]."""
+    target = order_target(np.array(lengths))
+    assert len(set(target.tolist())) == 1
+    assert 0 <= target[0] <= 1
 
 
 def test_training_starts_from_what_other_prompts_taught() -> None:

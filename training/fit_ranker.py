@@ -59,8 +59,7 @@ class Voice(NamedTuple):
 class Rows(NamedTuple):
     """Feature vectors (n, features), targets in [0, 1], fold numbers and weights, all of one length n.
 
-    The target is the label's place among the others: an order needs nothing else, and the long tail of lengths
-    cannot dominate the fit.
+    The target is bounded, so that the long tail of lengths cannot dominate the fit (`training.train.order_target`).
     """
 
     matrix: FloatArray
