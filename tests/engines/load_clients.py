@@ -52,6 +52,7 @@ class Load(msgspec.Struct, frozen=True):
     name: str
     options: tuple[str, ...] = ()
     requests: int = 24
+    tokens: int = 24
     gives_up: bool = False
 
 
@@ -64,7 +65,12 @@ LOADS = (
     Load("aiperf messages, streamed", (*_STREAMED, "messages")),
     Load(
         "aiperf chat, half given up",
-        (*_STREAMED, "chat", "--request-cancellation-rate", "50", "--request-cancellation-delay", "0.3"),
+        (
+            *(*_STREAMED, "chat", "--extra-inputs", "ignore_eos:true"),
+            *("--request-cancellation-rate", "50", "--request-cancellation-delay", "0.3"),
+        ),
+        # Longer than the patience of those who go, on any machine.
+        tokens=200,
         gives_up=True,
     ),
     Load("locust"),
@@ -160,7 +166,7 @@ Result = tuple[int, Told, dict[str, float]]
 async def _aiperf(load: Load, url: str, tools: Path, model: Path, folder: Path) -> Result:
     options = ["profile", "--model", MODEL_NAME, "--url", url, "--tokenizer", str(model), *load.options]
     options += ["--request-count", str(load.requests), "--concurrency", "8", "--random-seed", "1"]
-    options += ["--isl", "48", "--osl", "24", "--use-server-token-count", "--ui", "none"]
+    options += ["--isl", "48", "--osl", str(load.tokens), "--use-server-token-count", "--ui", "none"]
     options += ["--no-server-metrics", "--no-gpu-telemetry", "--no-auto-plot"]
     options += ["--output-artifact-dir", str(folder / "report")]
     exit_code = await _run([str(tools / "aiperf"), *options], folder)
