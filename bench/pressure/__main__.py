@@ -81,7 +81,7 @@ async def _saturation(engine: RunningEngine, blocks: int) -> Figures:
         async with _headway(engine, mode=arm) as headway:
             yield headway.url
 
-    return await saturation(engine, ("engine", "hybrid"), blocks, server)
+    return await saturation(engine, ("engine", "hybrid"), blocks, server, Console(stderr=True).print)
 
 
 async def scenarios(engine: RunningEngine, names: Sequence[str]) -> Figures:

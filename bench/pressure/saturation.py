@@ -28,8 +28,13 @@ class Pass(msgspec.Struct, frozen=True):
     """Of this process: of client and proxy, or of the client alone."""
 
 
-async def saturation(engine: RunningEngine, arms: Sequence[str], blocks: int, server: Server) -> Figures:
-    """Closed loop with twice the slots; a block has each arm twice, so that what drifts evenly cancels in it."""
+async def saturation(
+    engine: RunningEngine, arms: Sequence[str], blocks: int, server: Server, tell: Callable[[str], object]
+) -> Figures:
+    """Closed loop with twice the slots; a block has each arm twice, so that what drifts evenly cancels in it.
+
+    `tell` hears of each pass: a run that is cut short has said what it saw.
+    """
     asks = [Ask(0.0, 24 + 8 * (place % 7)) for place in range(max(40, 5 * engine.slots))]
     passes: dict[str, list[Pass]] = {DIRECT: [], **{arm: [] for arm in arms}}
     await Crowd(engine.url, engine.model).closed_loop(asks[: 2 * engine.slots], 2 * engine.slots)
@@ -43,6 +48,7 @@ async def saturation(engine: RunningEngine, arms: Sequence[str], blocks: int, se
             cpu_s = time.process_time() - cpu_s
             cpu_us = cpu_s * 1e6 / sum(one.seen.tokens for one in flown)
             passes[arm].append(Pass(steady_tokens_per_s(flown, engine.slots), ttft_mean_s, cpu_us))
+            tell(f"{engine.slots} slots, {arm}: {passes[arm][-1].tokens_per_s:.1f} tokens/s")
     return summary(passes)
 
 
