@@ -66,6 +66,16 @@ def test_a_newcomer_that_is_the_worst_is_refused() -> None:
     assert refused(scheduler.submit(asked(4, 0.5), 0)) == [2]
 
 
+def test_who_was_keyed_anew_is_judged_by_the_new_key() -> None:
+    """Whoever turned out to be short is not shed as the long one that he was taken for."""
+    scheduler = full(max_waiting=2)
+    first = asked(0, 0.9)
+    scheduler.submit(first, 0)
+    scheduler.submit(asked(1, 0.5), 0)
+    scheduler.rekey(first, Prediction(0.1, 100, 0, 1000), 0)
+    assert refused(scheduler.submit(asked(2, 0.3), 0)) == [1]
+
+
 @given(st.lists(st.tuples(st.sampled_from("acrs"), st.floats(0, 1), st.integers(0, 60)), max_size=60))
 def test_whoever_is_shed_was_the_worst(events: list[tuple[str, float, int]]) -> None:
     """After any arrivals, cancels, new predictions and switches: victims are the last in order, limits hold."""

@@ -58,6 +58,16 @@ def test_another_engine_is_no_place_to_wait_for() -> None:
     assert (large.replica, small.replica) == ("other", "engine")
 
 
+def test_who_waited_behind_a_large_one_goes_when_it_gives_up() -> None:
+    """The first in line leaves without having been sent; the next one fits, and needs nobody's end for it."""
+    scheduler, _ = before_an_engine_of_a_thousand_tokens()
+    large, small = asked(1, 700, "fast"), asked(2, 200, "fast")
+    scheduler.submit(large, 0)
+    scheduler.submit(small, 0)
+    assert small.state is State.WAITING
+    assert scheduler.cancel(large, 0).started == [small]
+
+
 def test_an_engine_that_orders_by_itself_is_sent_everything() -> None:
     """Without a window nothing is held back for the cache's sake: what waits in the engine holds none of it."""
     scheduler, _ = before_an_engine_of_a_thousand_tokens()
