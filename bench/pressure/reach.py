@@ -34,7 +34,7 @@ def main() -> int:
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what was started is ended too
     figures = [state(args.waiting), *decisions(args.waiting)]
-    with emulated_engine(1, slots=256) as engine:
+    with emulated_engine(1, slots=16) as engine:
         figures += [asyncio.run(memory(engine, args.connections, body_bytes)) for body_bytes in _BODIES]
         figures += asyncio.run(burst(engine, args.burst))
     if args.json:
@@ -64,7 +64,7 @@ async def memory(engine: RunningEngine, connections: int, body_bytes: int) -> Fi
 
 
 async def burst(engine: RunningEngine, count: int) -> list[Figure]:
-    """So many streams asked for within one second; the engine takes 256 at once."""
+    """So many streams asked for within one second; the engine takes 16 at once, so nearly all wait."""
     asks = [Ask(place / count, 4 + place % 13) for place in range(count)]
     async with served(engine.url) as process:
         sending = asyncio.create_task(Crowd(process.url, engine.model).open_loop(asks))
