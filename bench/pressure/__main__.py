@@ -36,11 +36,14 @@ def main() -> int:
         "--only", choices=_SCENARIOS, nargs="*", default=tuple(_SCENARIOS), metavar="SCENARIO"
     )
     parser.add_argument("--scenarios-at", type=int, default=8, help="slots of the other runs; 0: none")
+    parser.add_argument(
+        "--engine-cpus", metavar="CPUS", help='that vLLM computes on, "0" or "0-3"; the rest is the proxy\'s'
+    )
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what was started is ended too
     found: Figures = {}
     for slots in args.slots:
-        with _engine(args.engine, slots) as engine:
+        with _engine(args.engine, slots, args.engine_cpus) as engine:
             found["engine"] = engine.name
             if args.blocks:
                 found[f"saturation at {slots} slots"] = asyncio.run(_saturation(engine, args.blocks))
@@ -56,8 +59,8 @@ def _say(found: Figures) -> None:
     Console(stderr=True).print_json(msgspec.json.encode(found).decode())
 
 
-def _engine(kind: str, slots: int) -> contextlib.AbstractContextManager[RunningEngine]:
-    return real_vllm(slots) if kind == "vllm" else emulated_engine(1, slots)
+def _engine(kind: str, slots: int, cpus: str | None) -> contextlib.AbstractContextManager[RunningEngine]:
+    return real_vllm(slots, cpus) if kind == "vllm" else emulated_engine(1, slots)
 
 
 @contextlib.asynccontextmanager

@@ -62,8 +62,11 @@ def emulated_engine(seed: int, slots: int = 16) -> Iterator[RunningEngine]:
 
 
 @contextlib.contextmanager
-def real_vllm(slots: int = 16) -> Iterator[RunningEngine]:
-    """The real vLLM on this machine's CPU, installed on first use. Raises LocalEngineError where it cannot run."""
+def real_vllm(slots: int = 16, cpus: str | None = None) -> Iterator[RunningEngine]:
+    """The real vLLM on this machine's CPU, installed on first use. Raises LocalEngineError where it cannot run.
+
+    `cpus`: those that its model computes on, as vLLM has them ("0", "0-3"); None: all.
+    """
     with Progress(*Progress.get_default_columns(), console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("vLLM", total=1.0)
 
@@ -72,7 +75,8 @@ def real_vllm(slots: int = 16) -> Iterator[RunningEngine]:
 
         install = prepare_vllm(report)
         model = prepare_model(report)
-    launch = Launch(install, model, (*VLLM.default_flags, "--max-num-seqs", str(slots)))
+    env = {} if cpus is None else {"VLLM_CPU_OMP_THREADS_BIND": cpus}
+    launch = Launch(install, model, (*VLLM.default_flags, "--max-num-seqs", str(slots)), env=env)
     with serving(launch) as engine:
         yield RunningEngine(
             f"real vLLM {VLLM.version} (CPU)", engine.base_url, engine.model, slots, _SAMPLING, seeded=False
