@@ -120,14 +120,16 @@ def session() -> aiohttp.ClientSession:
     )
 
 
-async def eventually(condition: Callable[[], bool | Awaitable[bool]]) -> None:
+async def eventually(
+    condition: Callable[[], bool | Awaitable[bool]], patience_s: float = PATIENCE_S, pause_s: float = 0.005
+) -> None:
     """Wait until a condition holds that nobody announces; fails after a long time."""
-    async with asyncio.timeout(PATIENCE_S):
+    async with asyncio.timeout(patience_s):
         while True:
             held = condition()
             if await held if isinstance(held, Awaitable) else held:
                 return
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(pause_s)
 
 
 async def idle(headway: Headway) -> None:

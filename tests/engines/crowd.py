@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import aiohttp
+import harness
 import msgspec
 import pytest
 
@@ -186,10 +187,5 @@ async def load_of(real: Gauged) -> tuple[int, int]:
 
 
 async def eventually(condition: Callable[[], bool | Awaitable[bool]]) -> None:
-    """Wait until a condition holds that nobody announces; fails after a long time."""
-    async with asyncio.timeout(PATIENCE_S):
-        while True:
-            held = condition()
-            if await held if isinstance(held, Awaitable) else held:
-                return
-            await asyncio.sleep(0.05)
+    """As in the other tests, with the patience that a real engine takes, which is asked less often."""
+    await harness.eventually(condition, PATIENCE_S, 0.05)
