@@ -98,8 +98,8 @@ class Identities:
             return self._anybody
         scheme, _, token = headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer":
-            token = headers.get("Authorization", "") or headers.get("x-api-key", "")
-        token = token.strip()
+            token = headers.get("Authorization", "")
+        token = token.strip() or headers.get("x-api-key", "").strip()
         key = self._keys.get(hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest())
         if key is None:
             raise UnknownKey("This proxy does not know the API key that was sent.")

@@ -115,7 +115,13 @@ MINE = KeySettings(sha256=hashlib.sha256(b"mine").hexdigest(), tenant="me")
 @pytest.mark.parametrize("path", OPEN)
 @pytest.mark.parametrize(
     "header",
-    ["Authorization: Bearer mine", "Authorization: bearer  mine", "authorization: mine", "x-api-key: mine"],
+    [
+        "Authorization: Bearer mine",
+        "Authorization: bearer  mine",
+        "authorization: mine",
+        "x-api-key: mine",
+        "Authorization: Bearer \r\nx-api-key: mine",
+    ],
 )
 async def test_keys_of_the_proxy_stay_here(path: str, header: str) -> None:
     """Where the proxy has keys of its own, the key that opened it never goes to the engine."""
