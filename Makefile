@@ -31,7 +31,7 @@ test: $(READY)  ## all tests that need no real engine
 	$(BIN)/pytest -q
 
 test-engines: $(READY)  ## tests on the real vLLM and SGLang (installed on first use)
-	$(BIN)/pytest -q -m engines tests/engines
+	$(BIN)/pytest -q -m engines -o timeout=1200 tests/engines
 
 clients: $(READY)  ## public load generators (aiperf, locust) through the proxy before the real vLLM: both must count alike
 	PYTHONPATH=tests $(BIN)/python tests/engines/load_clients.py --json build/clients.json

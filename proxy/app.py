@@ -125,7 +125,8 @@ class Headway:
         self._tasks += [asyncio.create_task(part) for part in running]
         # Requests are taken already; this only lets whoever starts us find the engines looked at.
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._health.looked.wait(), _FIRST_LOOK_S)
+            async with asyncio.timeout(_FIRST_LOOK_S):
+                await self._health.looked.wait()
 
     def _make_together(self, address: RedisAddress) -> Together:
         return Together(

@@ -55,7 +55,8 @@ class PointerFile:
                 self._seen = mark
                 return await asyncio.to_thread(read_pointer, self._state, self._role)
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._woken.wait(), _POLL_S)
+                async with asyncio.timeout(_POLL_S):
+                    await self._woken.wait()
 
     def wake(self) -> None:
         self._woken.set()

@@ -45,7 +45,8 @@ class Discovery:
             else:
                 self._pool.add(url)
         with suppress(TimeoutError):
-            await asyncio.wait_for(self.look(), _FIRST_LOOK_S)
+            async with asyncio.timeout(_FIRST_LOOK_S):
+                await self.look()
 
     async def run(self) -> None:
         """Look and sweep until cancelled."""

@@ -145,7 +145,8 @@ async def test_an_engine_that_tells_nothing_delays_nobody(caplog: pytest.LogCapt
     routes = [web.get(path, hangs) for path in QUESTIONS]
     async with serving_app(*routes, web.get("/health", healthy)) as url:
         started = asyncio.ensure_future(_start(url))
-        await asyncio.wait_for(started, 20)
+        async with asyncio.timeout(20):
+            await started
         assert started.result() == "vllm"
 
 

@@ -18,7 +18,8 @@ async def raw(engine: EmulatedEngine, body: bytes) -> bytes:
     head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
     writer.write(head + b"content-length: %d\r\n\r\n%b" % (len(body), body))
     try:
-        return await asyncio.wait_for(reader.read(), 10)
+        async with asyncio.timeout(10):
+            return await reader.read()
     finally:
         writer.close()
         await writer.wait_closed()
@@ -177,7 +178,8 @@ async def test_an_idle_connection_is_closed_after_its_keep_alive() -> None:
     async with emulated(keep_alive_s=0.1) as engine:
         reader, writer = await asyncio.open_connection("127.0.0.1", engine.port)
         writer.write(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
-        received = await asyncio.wait_for(reader.read(), 10)
+        async with asyncio.timeout(10):
+            received = await reader.read()
         assert received.startswith(b"HTTP/1.1 200")
         writer.close()
         await writer.wait_closed()

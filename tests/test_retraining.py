@@ -97,14 +97,15 @@ def test_ending_while_the_child_starts_leaves_nothing(tmp_path: Path, turns: int
 
     async def serve() -> None:
         found.append(supervisor(tmp_path, Sleeper))
-        task = asyncio.create_task(found[0].tick())
-        for _ in range(turns):
-            await asyncio.sleep(0)
-        assert not task.done()
-        raise Impatient
+        async with asyncio.timeout(60):
+            task = asyncio.create_task(found[0].tick())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            assert not task.done()
+            raise Impatient
 
     with pytest.raises(Impatient):
-        asyncio.run(asyncio.wait_for(serve(), 60))
+        asyncio.run(serve())
     assert not found[0].running
     assert not [pid for pid in _children(os.getpid()) if b"time.sleep(600)" in _command(pid)]
 

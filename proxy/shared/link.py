@@ -48,11 +48,20 @@ class Link:
         """Call `work` again and again until cancelled; after a failure wait, each time longer."""
         backoff_s = _FIRST_BACKOFF_S
         while True:
-            if await self.attempt(part, work):
+            if await self.turn(part, work):
                 backoff_s = _FIRST_BACKOFF_S
             else:
                 await asyncio.sleep(backoff_s)
                 backoff_s = min(2 * backoff_s, _LONGEST_BACKOFF_S)
+
+    async def turn(self, part: str, work: Work) -> bool:
+        """`attempt`, for loops that a cancel ends: on Python 3.11 `asyncio.wait_for`, which redis-py uses, eats one
+        that comes together with its result (python/cpython#86296), and a loop that goes on is never stopped."""
+        answered = await self.attempt(part, work)
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise asyncio.CancelledError
+        return answered
 
     async def attempt(self, part: str, work: Work) -> bool:
         """Call `work` once; False where Redis failed it, which is said once per reason."""

@@ -101,7 +101,7 @@ class Places:
             self._stop_waiting()
             busy = self._fleets and self._dispatcher.scheduler.waiting
             await asyncio.sleep(_QUICK_BEAT_S if busy else _BEAT_S)
-            await self._link.attempt(_PART, self._beat)
+            await self._link.turn(_PART, self._beat)
 
     async def close(self) -> None:
         """Leave, so that the others need not wait for the leases to end."""
