@@ -90,14 +90,21 @@ class Sender:
     async def ask(self, request: web.BaseRequest, query: SelfQuery, replica: str, *, pass_key: bool) -> bytes:
         """The answer to a query about `request`, sent before everything that waits in the engine.
 
-        Raises a HeadwayError where there is none. Cancelled, it is aborted at the engine.
+        Raises a HeadwayError where there is none, ValueError where it is none. Cancelled, it is aborted at the engine.
         """
+        if query.render is not None:
+            headers = to_engine(request.headers, {}, self._api_key, pass_key=pass_key)
+            query = query.with_tokens(await self._whole(replica, "/tokenize", headers, query.render))
         turn = Turn(next(self._queries), _BEFORE_ALL)
         adapter = self._engines.adapter(replica)
         outgoing = adapter.outgoing(query.api, query.body, RequestBody(), turn, uuid.uuid4().hex)
         headers = to_engine(request.headers, outgoing.headers, self._api_key, pass_key=pass_key)
+        return await self._whole(replica, query.api.value, headers, outgoing.body)
+
+    async def _whole(self, replica: str, path: str, headers: CIMultiDict[str], body: bytes) -> bytes:
+        """What the engine answers; read whole, since it is for us."""
         headers["Content-Type"] = "application/json"
-        engine = await self._upstream.open(replica, "POST", query.api.value, headers, outgoing.body)
+        engine = await self._upstream.open(replica, "POST", path, headers, body)
         whole = b""
         try:
             while len(whole) < _LONGEST_ANSWER and (chunk := await self._upstream.read(engine, replica)):

@@ -42,6 +42,7 @@ USAGE = {
 class FakeSglang:
     """Started and stopped as a context manager; `received` holds the bodies that came, `aborted` the rids.
 
+    `let`: how many more requests it answers, if it is given; queries for one token it answers always.
     `full`: how many more requests it refuses as a full queue does. `hangs`: answer nothing until the request is aborted.
     """
 
@@ -49,6 +50,7 @@ class FakeSglang:
         self.settings = SETTINGS | settings
         self.full = 0
         self.hangs = False
+        self.let: asyncio.Semaphore | None = None
         self.received: list[tuple[str, dict[str, Any], dict[str, str]]] = []
         self.aborted: list[str] = []
         self.asked: list[str] = []
@@ -66,6 +68,7 @@ class FakeSglang:
         for path in ("/ready", "/ping", "/server_info", "/metrics", "/v1/models", "/health"):
             app.router.add_get(path, self._page)
         app.router.add_post("/abort_request", self._abort)
+        app.router.add_post("/tokenize", self._tokenize)
         for path in ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/generate"):
             app.router.add_post(path, self._infer)
         self._runner = web.AppRunner(app, handler_cancellation=True)
@@ -99,9 +102,19 @@ class FakeSglang:
         self.aborted.append((await request.json())["rid"])
         return web.Response()
 
+    async def _tokenize(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        self.received.append((request.path, body, dict(request.headers)))
+        tokens = [5, 6, 7] if "messages" in body else [sum(body["prompt"].encode())]
+        return web.json_response({"tokens": tokens, "count": len(tokens), "max_model_len": 8192})
+
     async def _infer(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         self.received.append((request.path, body, dict(request.headers)))
+        if body.get("return_logprob"):
+            return web.json_response(asked(body["token_ids_logprob"]))
+        if self.let is not None and not body.get("logprobs"):
+            await self.let.acquire()
         if self.hangs:
             await asyncio.Event().wait()
         if self.full:
@@ -119,6 +132,14 @@ class FakeSglang:
             start = {"type": "message_start", "message": {"usage": {"input_tokens": 0, "output_tokens": 0}}}
             return await _send(request, [_named(start), _named(anthropic), _named({"type": "message_stop"})])
         return await _send(request, [_data({"error": FULL}), b"data: [DONE]\n\n"])
+
+
+def asked(token_ids: list[int]) -> Any:
+    """One token with the log-probabilities of chosen ones, all of them unlikely but "Yes"."""
+    yes = sum(b"Yes")
+    listed = [[-0.1, one, "Yes"] if one == yes else [-9.0, one, f"token {one}"] for one in token_ids]
+    whole = unary("/generate")
+    return whole | {"meta_info": whole["meta_info"] | {"output_token_ids_logprobs": [listed]}}
 
 
 def unary(path: str) -> Any:

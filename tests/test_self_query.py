@@ -24,7 +24,7 @@ HELLO = [{"role": "user", "content": "Hello"}]
 
 def query(body: dict[str, Any], api: Api = Api.CHAT, ids: tuple[int, ...] = (7, 8)) -> dict[str, Any]:
     """The query's body, decoded."""
-    built = build_query(msgspec.json.encode(body), api, tool_choice="none", token_ids=ids)
+    built = build_query(msgspec.json.encode(body), api, sglang=False, token_ids=ids)
     assert isinstance(built, SelfQuery)
     return {"path": built.api.value, **msgspec.json.decode(built.body)}
 
@@ -51,11 +51,94 @@ def test_an_engine_without_chosen_tokens_gives_its_likeliest() -> None:
     assert query({"prompt": "Once"}, Api.COMPLETIONS, ())["logprobs"] == 20
 
 
+def by_ids(body: dict[str, Any], api: Api = Api.CHAT) -> tuple[SelfQuery, dict[str, Any]]:
+    """The query for an SGLang whose openings are known, and its body decoded."""
+    built = build_query(msgspec.json.encode(body), api, sglang=True, token_ids=(7, 8))
+    assert isinstance(built, SelfQuery)
+    return built, msgspec.json.decode(built.body)
+
+
+BY_IDS = {
+    "sampling_params": {"max_new_tokens": 1, "temperature": 0}, "return_logprob": True,
+    "return_text_in_logprobs": True, "token_ids_logprob": [7, 8],
+}  # fmt: skip
+
+
+def test_sglang_renders_a_conversation_first() -> None:
+    """Chosen tokens are had on /generate alone: the engine's own template makes the ids, in the request's cache."""
+    tools = [{"type": "function"}]
+    chat = {"model": "m", "messages": HELLO, "tools": tools, "cache_salt": "s", "extra_key": "k", "n": 3}
+    built, body = by_ids(chat | {"tool_choice": "required", "stream": True})
+    assert built.api is Api.GENERATE
+    assert built.render is not None
+    rendered = {"model": "m", "messages": HELLO, "tools": tools, "cache_salt": "s", "extra_key": "k"}
+    assert msgspec.json.decode(built.render) == rendered | {"tool_choice": "auto"}
+    assert body == BY_IDS | {"cache_salt": "s", "extra_key": "k"}
+    made = built.with_tokens(b'{"tokens":[5,6],"count":2,"max_model_len":99}')
+    assert (made.api, made.render) == (Api.GENERATE, None)
+    assert msgspec.json.decode(made.body) == body | {"input_ids": [5, 6]}
+
+
+def test_tools_that_may_not_be_called_stay_out_of_sglangs_prompt() -> None:
+    """SGLang takes them out of the request's prompt, so they are not in the query's."""
+    built, _ = by_ids({"messages": HELLO, "tools": [{}], "tool_choice": "none"})
+    assert built.render is not None
+    assert msgspec.json.decode(built.render)["tool_choice"] == "none"
+
+
+@pytest.mark.parametrize(
+    "answer", [b"", b"[]", b'{"tokens":null}', b'{"tokens":[[1],[2]]}', b'{"error":"no"}']
+)
+def test_an_answer_without_tokens_is_no_prompt(answer: bytes) -> None:
+    """Garbage is one clear error."""
+    with pytest.raises(ValueError, match="no tokens"):
+        by_ids({"messages": HELLO})[0].with_tokens(answer)
+
+
+@pytest.mark.parametrize(
+    "chat",
+    [
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image_url"}]}]},
+        {"messages": HELLO, "model": "base:adapter"},
+    ],
+)
+def test_where_ids_are_not_the_whole_prompt_sglang_is_asked_by_the_chat(chat: dict[str, Any]) -> None:
+    """A picture, or an adapter that is named with the model, would be lost: the twenty likeliest will do."""
+    built, body = by_ids(chat)
+    assert (built.api, built.render, body["top_logprobs"]) == (Api.CHAT, None, 20)
+    assert "logprob_token_ids" not in body
+
+
+@pytest.mark.parametrize(
+    ("body", "api", "asked"),
+    [
+        ({"prompt": "Once"}, Api.COMPLETIONS, {"text": "Once"}),
+        ({"prompt": [1, 2], "lora_path": "l"}, Api.COMPLETIONS, {"input_ids": [1, 2], "lora_path": "l"}),
+        ({"text": "Once", "stream": True, "sampling_params": {"n": 2}}, Api.GENERATE, {"text": "Once"}),
+        ({"input_ids": [1, 2], "rid": "x"}, Api.GENERATE, {"input_ids": [1, 2]}),
+    ],
+)
+def test_sglang_takes_one_prompt_as_it_is(body: dict[str, Any], api: Api, asked: dict[str, Any]) -> None:
+    """Text and ids need no rendering, on its own route as on OpenAI's."""
+    built, found = by_ids(body, api)
+    assert (built.api, built.render, found) == (Api.GENERATE, None, BY_IDS | asked)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{"text": ["a", "b"]}, {"input_ids": [[1], [2]]}, {"input_embeds": [[0.1]]}, {"text": "a", "image_data": "x"}, {}],
+)  # fmt: skip
+def test_sglangs_own_route_with_more_than_one_text_is_not_asked_about(body: dict[str, Any]) -> None:
+    """Several prompts have several answers; pictures are not in the text."""
+    raw = msgspec.json.encode(body)
+    assert build_query(raw, Api.GENERATE, sglang=True, token_ids=(7,)) is NoQuery.FORM
+
+
 def test_completions_take_text_or_the_ids_of_one_prompt() -> None:
     """One prompt is one query; several prompts have several answers and are not asked about."""
     assert query({"prompt": [1, 2, 3]}, Api.COMPLETIONS)["prompt"] == [1, 2, 3]
     several = msgspec.json.encode({"prompt": ["a", "b"]})
-    assert build_query(several, Api.COMPLETIONS, tool_choice="none", token_ids=()) is NoQuery.FORM
+    assert build_query(several, Api.COMPLETIONS, sglang=False, token_ids=()) is NoQuery.FORM
 
 
 def test_plain_messages_are_asked_as_a_chat() -> None:
@@ -78,14 +161,14 @@ def test_plain_messages_are_asked_as_a_chat() -> None:
 )
 def test_what_cannot_be_asked_has_its_reason(body: dict[str, Any], api: Api, reason: NoQuery) -> None:
     """Whoever is not asked about is counted with the reason."""
-    assert build_query(msgspec.json.encode(body), api, tool_choice="none", token_ids=()) is reason
+    assert build_query(msgspec.json.encode(body), api, sglang=False, token_ids=()) is reason
 
 
 @pytest.mark.parametrize("hidden", [b"1e999", b'"\\ud800"', b"[" * 3000 + b"]" * 3000])
 def test_what_only_an_engine_reads_is_not_asked_about(hidden: bytes) -> None:
     """A field that is skipped on the way in may hold anything; it must not break the asking."""
     raw = b'{"messages":[{"role":"user","content":"x"}],"documents":[%b]}' % hidden
-    assert build_query(raw, Api.CHAT, tool_choice="none", token_ids=()) is NoQuery.FORM
+    assert build_query(raw, Api.CHAT, sglang=False, token_ids=()) is NoQuery.FORM
 
 
 @given(st.dictionaries(st.sampled_from([*OPENINGS, "other", "<|im_end|>"]), st.floats(-80, 0), min_size=1))
@@ -100,8 +183,8 @@ def test_every_signal_is_a_finite_number_of_the_schema(tokens: dict[str, float])
         assert signals["self.opens.Yes"] == min(max(-30.0, value) for value in tokens.values())
 
 
-def test_both_shapes_of_log_probabilities_are_read() -> None:
-    """Chat lists tokens, completions map them."""
+def test_every_shape_of_log_probabilities_is_read() -> None:
+    """Chat lists tokens, completions map them, SGLang's own route lists values, ids and texts."""
     chat = {
         "content": [
             {"top_logprobs": [{"token": "Yes", "logprob": -0.1}, {"token": "<|im_end|>", "logprob": -4}]}
@@ -109,7 +192,9 @@ def test_both_shapes_of_log_probabilities_are_read() -> None:
     }
     text = {"top_logprobs": [{"Yes": -0.1, "<|im_end|>": -4}]}
     read = [read_signals(msgspec.json.encode({"choices": [{"logprobs": shape}]})) for shape in (chat, text)]
-    assert read[0] == read[1]
+    native = {"output_token_ids_logprobs": [[[-0.1, 11, "Yes"], [-4, 2, "<|im_end|>"]]]}
+    read.append(read_signals(msgspec.json.encode({"text": "Yes", "meta_info": native})))
+    assert read[0] == read[1] == read[2]
     assert (read[0]["self.opens.Yes"], read[0]["self.end_logprob"]) == (-0.1, -4)
 
 
@@ -118,7 +203,8 @@ def test_both_shapes_of_log_probabilities_are_read() -> None:
     [b"", b"{", b"[]",
      b'{"choices":[]}', b'{"choices":[{"logprobs":null}]}', b'{"choices":[{"logprobs":{"content":[]}}]}',
      b'{"choices":[{"logprobs":{"top_logprobs":[{}]}}]}', b'{"choices":[{"logprobs":{"top_logprobs":[{"a":"b"}]}}]}',
-     b'{"choices":[{"logprobs":{"top_logprobs":[{"a":5}]}}]}'],
+     b'{"choices":[{"logprobs":{"top_logprobs":[{"a":5}]}}]}', b'{"meta_info":{}}',
+     b'{"meta_info":{"output_token_ids_logprobs":[]}}', b'{"meta_info":{"output_token_ids_logprobs":[[[1]]]}}'],
 )  # fmt: skip
 def test_an_answer_without_log_probabilities_is_no_signal(answer: bytes) -> None:
     """Garbage is one clear error."""

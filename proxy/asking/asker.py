@@ -170,12 +170,10 @@ class Asker:
         return None
 
     def _query(self, candidate: Candidate, engine: str) -> SelfQuery | NoQuery:
-        # SGLang takes the tools out of the prompt where none may be called, vLLM does not.
-        sglang = self._engines.adapter(engine).kind == "sglang"
         return build_query(
             candidate.raw,
             candidate.exchange.api,
-            tool_choice="auto" if sglang else "none",
+            sglang=self._engines.adapter(engine).kind == "sglang",
             token_ids=self._vocabulary.of(engine),
         )
 

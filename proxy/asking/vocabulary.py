@@ -21,7 +21,7 @@ class _Tokens(msgspec.Struct):
 
 
 class Vocabulary:
-    """Token ids by engine. vLLM alone can be asked for chosen ones; the others give their likeliest."""
+    """Token ids by engine; asked for at the first need."""
 
     def __init__(self, engines: Engines, upstream: Upstream, api_key: str | None) -> None:
         self._engines = engines
@@ -31,9 +31,9 @@ class Vocabulary:
         self._asking: asyncio.Task[None] | None = None
 
     def of(self, engine: str) -> tuple[int, ...]:
-        """The ids that are known now; empty while they are asked for, and for engines that need none."""
+        """The ids that are known now; empty while they are asked for, and for engines that tell none."""
         facts = self._engines.facts(engine)
-        if self._engines.adapter(engine).kind != "vllm" or facts is None or not facts.models:
+        if facts is None or not facts.models:
             return ()
         model = facts.models[0].id
         known = self._known.get((engine, model))

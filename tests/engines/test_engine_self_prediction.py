@@ -1,6 +1,7 @@
 """On real engines: a waiting request's model is asked, tells, and finds the prompt in its cache afterwards."""
 
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import msgspec
@@ -9,8 +10,9 @@ from crowd import SLOTS, chat, client, eventually, headway_before, on, send
 from real_engines import EngineUnderTest
 
 from predictor.request import Api
-from predictor.self_query import ENDS, OPENINGS, SELF_NAMES, build_query, read_signals
+from predictor.self_query import ENDS, OPENINGS, SELF_NAMES, NoQuery, SelfQuery, build_query, read_signals
 from proxy.app import Headway
+from proxy.dialects import decode_answer
 from proxy.ranking import Ranking
 
 pytestmark = pytest.mark.engines
@@ -28,25 +30,59 @@ async def test_an_engine_answers_the_query_of_every_form(real: EngineUnderTest) 
         (Api.COMPLETIONS, {"model": real.model, "prompt": [1, 2, 3, 4]}),
         (Api.MESSAGES, {"model": real.model, "max_tokens": 9, "messages": turns, "system": "Be kind."}),
     ]
+    if real.kind == "sglang":
+        bodies.append((Api.GENERATE, {"text": "Once upon a time"}))
     async with aiohttp.ClientSession(real.base_url) as session:
+        chosen = tuple([ids[0] for text in OPENINGS if len(ids := await tokens_of(session, real, text)) == 1])
         for api, body in bodies:
-            query = build_query(msgspec.json.encode(body), api, tool_choice="none", token_ids=())
-            async with session.post(
-                query.api.value, data=query.body, headers={"Content-Type": "application/json"}
-            ) as answer:
-                assert answer.status == 200, await answer.text()
-                assert set(read_signals(await answer.read())) == set(SELF_NAMES)
+            likeliest, prompt = await answered(session, real, api, body, ())
+            openings, again = await answered(session, real, api, body, chosen)
+            assert prompt in (again, 0), "the query by ids has another prompt"
+            # Of openings beyond the likeliest twenty there is a value each.
+            assert len(set(openings.values())) > 40 > len(set(likeliest.values()))
 
 
-@on("vllm")
+async def answered(
+    session: aiohttp.ClientSession,
+    real: EngineUnderTest,
+    api: Api,
+    body: dict[str, Any],
+    ids: tuple[int, ...],
+) -> tuple[dict[str, float], int]:
+    """What one query tells, and how many tokens its prompt had; nothing and 0 where there is none."""
+    query = build_query(msgspec.json.encode(body), api, sglang=real.kind == "sglang", token_ids=ids)
+    if query is NoQuery.ROUTE and not ids:
+        return {}, 0
+    assert isinstance(query, SelfQuery)
+    if query.render is not None:
+        query = query.with_tokens(await post(session, "/tokenize", query.render))
+    answer = await post(session, query.api.value, query.body)
+    signals = read_signals(answer)
+    assert set(signals) == set(SELF_NAMES)
+    usage = decode_answer(answer, query.api).usage
+    assert usage is not None
+    return signals, usage.prompt_tokens or 0
+
+
+async def post(session: aiohttp.ClientSession, path: str, body: bytes) -> bytes:
+    """The body of a good answer."""
+    async with session.post(path, data=body, headers={"Content-Type": "application/json"}) as answer:
+        assert answer.status == 200, await answer.text()
+        return await answer.read()
+
+
+async def tokens_of(session: aiohttp.ClientSession, real: EngineUnderTest, text: str) -> list[int]:
+    """A text's token ids."""
+    body = {"model": real.model, "prompt": text, "add_special_tokens": False}
+    found = msgspec.json.decode(await post(session, "/tokenize", msgspec.json.encode(body)))
+    return list(found["tokens"])
+
+
+@on("vllm", "sglang")
 async def test_chosen_openings_are_tokens_of_a_real_vocabulary(real: EngineUnderTest) -> None:
     """Nearly all openings, and one end, are one token of the model under test."""
-    single = 0
     async with aiohttp.ClientSession(real.base_url) as session:
-        for text in (*OPENINGS, *ENDS):
-            body = {"model": real.model, "prompt": text, "add_special_tokens": False}
-            async with session.post("/tokenize", json=body) as answer:
-                single += len((await answer.json())["tokens"]) == 1
+        single = sum([len(await tokens_of(session, real, text)) == 1 for text in (*OPENINGS, *ENDS)])
     assert single > 0.8 * len(OPENINGS)
 
 

@@ -1,0 +1,42 @@
+"""Self-prediction on SGLang: chosen openings, which it gives by token ids alone."""
+
+import asyncio
+
+from fake_sglang import FakeSglang
+from harness import ByMaxTokens, eventually, metrics_text, proxy_before, session
+from test_asking import Told, arrive
+
+
+async def test_sglang_is_asked_by_the_ids_of_the_prompt() -> None:
+    """Once the openings' ids are known a waiting chat is rendered by the engine and asked about with them, before
+    all others in the engine's queue; what comes back moves it."""
+    async with (
+        FakeSglang() as engine,
+        proxy_before(
+            engine.url,
+            estimator=Told(ByMaxTokens()),
+            self_prediction="on",
+            self_prediction_share=1.0,
+            engine_kind="sglang",
+            window=1,
+        ) as headway,
+        session() as client,
+    ):
+        engine.let = asyncio.Semaphore(0)
+        tasks = await arrive(client, headway, [(f"number {one}", 100 + one) for one in range(12)])
+        for left in range(len(tasks), 0, -1):
+            engine.let.release()
+            await eventually(
+                lambda left=left: headway.status().waiting + headway.status().running == left - 1
+            )
+            await asyncio.sleep(0.02)
+        assert await asyncio.gather(*tasks) == [200] * len(tasks)
+        metrics = await metrics_text(headway)
+    queries = [body for path, body, _ in engine.received if path == "/generate"]
+    assert queries, "nobody was asked about by ids"
+    assert all(body["input_ids"] == [5, 6, 7] and body["priority"] < 4 for body in queries)
+    assert all(sum(b"Yes") in body["token_ids_logprob"] for body in queries)
+    rendered = [body for path, body, _ in engine.received if path == "/tokenize" and "messages" in body]
+    assert len(rendered) == len(queries)
+    assert "number" in str(rendered[0]["messages"])
+    assert 'headway_self_predictions_total{reason="",result="hit"}' in metrics
