@@ -105,7 +105,8 @@ SGLANG_FAULTS = {
     "no priority": (
         {"enable_priority_scheduling": False},
         "priority setting",
-        "--enable-priority-scheduling --schedule-low-priority-values-first",
+        "--enable-priority-scheduling --schedule-low-priority-values-first --disable-priority-preemption "
+        "--retraction-policy priority --default-priority-value 0",
     ),
     "no default": ({"default_priority_value": None}, "priority setting", "--default-priority-value 0"),
     "preemption": ({"disable_priority_preemption": False}, "preemption", "--disable-priority-preemption"),
@@ -123,6 +124,13 @@ async def test_a_fault_planted_in_sglang_is_found(fault: str) -> None:
         assert "/health" not in engine.asked
     assert (name, flag) in faults(report)
     assert report.exit_code == 1
+
+
+async def test_where_priorities_are_off_nothing_that_hangs_on_them_is_praised() -> None:
+    """SGLang's preemption begins with its priorities: it was never "ok" before they were on."""
+    async with FakeSglang(enable_priority_scheduling=False, disable_priority_preemption=False) as engine:
+        report = await examined(engine.url)
+    assert not {"preemption", "retraction"} & {found.name for found in report.findings}
 
 
 async def test_an_engine_that_has_work_is_not_probed() -> None:

@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.launch.plan import EngineName, make_plan
+from proxy.engines.flags import EngineName
+from proxy.launch.plan import make_plan
 
 HEADWAY = str(Path(__file__).parent.parent / "headway.py")
 PATIENCE_S = 60.0

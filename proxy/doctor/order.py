@@ -10,6 +10,7 @@ import msgspec
 from proxy.doctor.findings import Finding, bad, good, note, unproven
 from proxy.doctor.target import Body, Target, Timed, user
 from proxy.engines.adapter import Load, Turn
+from proxy.engines.flags import ORDER_LINE
 from proxy.engines.sglang import SglangAdapter
 
 # 3 alone, 24 and 32 in the crowds: with the one that follows, less than 64.
@@ -23,10 +24,6 @@ _HONOURED: Final = 0.75
 _IGNORED: Final = 0.25
 _SAME_MOMENT_S: Final = 0.004
 _LATENCY_S: Final = 0.01
-_FLAG: Final = {
-    "vllm": "--scheduling-policy priority",
-    "sglang": "--enable-priority-scheduling --schedule-low-priority-values-first",
-}
 _NAME: Final = "order"
 
 
@@ -162,7 +159,7 @@ async def _judge(target: Target, votes: Votes) -> Finding:
     if votes.share >= _HONOURED:
         return good(_NAME, f"priorities are honoured: {figures}")
     if await _priority_arrives(target):
-        return bad(_NAME, f"priorities are ignored: {figures}", _FLAG.get(target.adapter.kind))
+        return bad(_NAME, f"priorities are ignored: {figures}", ORDER_LINE.get(target.adapter.kind))
     text = f"priorities do not reach the engine, something between drops them: {figures}"
     return bad(_NAME, text, "--engine URL OF THE ENGINE ITSELF")
 

@@ -2,8 +2,7 @@
 
 from proxy.doctor.findings import Finding, bad, good, note, unproven
 from proxy.engines.facts import CacheSettings, EngineFacts, SglangSettings
-
-_SGLANG_ORDER = "--enable-priority-scheduling --schedule-low-priority-values-first"
+from proxy.engines.flags import ORDER_LINE
 
 
 def check_settings(facts: EngineFacts) -> list[Finding]:
@@ -21,8 +20,8 @@ def check_settings(facts: EngineFacts) -> list[Finding]:
 def _sglang(settings: SglangSettings) -> list[Finding]:
     return [
         _priority(settings),
-        _preemption(settings),
-        _retraction(settings),
+        # Of priorities that are ignored nothing follows; the flags that come with them are in the line above.
+        *([_preemption(settings), _retraction(settings)] if settings.enabled else []),
         good("prefix cache", "radix cache is on")
         if settings.radix_cache
         else bad("prefix cache", "no prompt is ever reused", "leave out --disable-radix-cache"),
@@ -36,7 +35,7 @@ def _sglang(settings: SglangSettings) -> list[Finding]:
 
 def _priority(settings: SglangSettings) -> Finding:
     if not settings.enabled:
-        return bad("priority setting", "priorities are ignored", _SGLANG_ORDER)
+        return bad("priority setting", "priorities are ignored", ORDER_LINE["sglang"])
     if settings.default_value is None:
         text = "requests without a priority come last, so that responses and messages would starve"
         return bad("priority setting", text, "--default-priority-value 0")
@@ -45,7 +44,7 @@ def _priority(settings: SglangSettings) -> Finding:
 
 
 def _preemption(settings: SglangSettings) -> Finding:
-    if not settings.enabled or not settings.preempts:
+    if not settings.preempts:
         return good("preemption", "running requests are not stopped for better ones")
     gap = settings.preemption_threshold
     text = f"running requests are stopped for ones better by more than {gap}"
@@ -53,7 +52,7 @@ def _preemption(settings: SglangSettings) -> Finding:
 
 
 def _retraction(settings: SglangSettings) -> Finding:
-    if not settings.enabled or settings.retraction_policy == "priority":
+    if settings.retraction_policy == "priority":
         return good("retraction", "a full KV cache costs the worst priority first")
     return note("retraction", "a full KV cache ignores priorities", "--retraction-policy priority")
 

@@ -11,6 +11,7 @@ from proxy.answers import Usage
 from proxy.engines.adapter import EngineAdapter
 from proxy.engines.detect import detect
 from proxy.engines.facts import EngineFacts, Kind, SglangSettings
+from proxy.engines.flags import ORDER_LINE
 from proxy.engines.generic import GenericAdapter
 from proxy.engines.sglang import SglangAdapter
 from proxy.engines.vllm import VllmAdapter
@@ -164,7 +165,7 @@ def _why_no_tiers(settings: SglangSettings | None) -> str:
     if settings is None:
         return "its settings cannot be read"
     if not settings.enabled:
-        return "priorities are off (--enable-priority-scheduling)"
+        return f"priorities are off ({ORDER_LINE['sglang']})"
     if settings.default_value is None:
         return "no priorities are sent without --default-priority-value"
     return "it stops running requests for better ones (--disable-priority-preemption)"

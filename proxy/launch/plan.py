@@ -1,11 +1,12 @@
 """How an engine is started so that it honours our order and reports what we measure. The user's flags win."""
 
 from collections.abc import Sequence
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
 
-EngineName = Literal["vllm", "sglang"]
+from proxy.engines.flags import ORDER, REPORTS, EngineName, Flags
+
 LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 
 
@@ -20,8 +21,8 @@ class _Engine(msgspec.Struct, frozen=True):
     package: str
     model_flag: str
     ready_path: str
-    order: tuple[tuple[str, ...], ...]
-    reports: tuple[tuple[str, ...], ...]
+    order: Flags
+    reports: Flags
     order_needs: tuple[str, tuple[str, ...]] | None
     defeats: tuple[tuple[str, str | None, str], ...]
 
@@ -33,8 +34,8 @@ _ENGINES: Final[dict[EngineName, _Engine]] = {
         package="vllm",
         model_flag="--model",
         ready_path="/health",
-        order=(("--scheduling-policy", "priority"),),
-        reports=(("--enable-prompt-tokens-details",), ("--enable-per-request-metrics",)),
+        order=ORDER["vllm"],
+        reports=REPORTS["vllm"],
         order_needs=None,
         defeats=(
             ("--scheduling-policy", "fcfs", "the engine ignores priorities: only the proxy orders"),
@@ -47,14 +48,8 @@ _ENGINES: Final[dict[EngineName, _Engine]] = {
         package="sglang",
         model_flag="--model-path",
         ready_path="/ready",
-        order=(
-            ("--enable-priority-scheduling",),
-            ("--schedule-low-priority-values-first",),
-            ("--disable-priority-preemption",),
-            ("--retraction-policy", "priority"),
-            ("--default-priority-value", "0"),
-        ),
-        reports=(("--enable-cache-report",), ("--enable-metrics",)),
+        order=ORDER["sglang"],
+        reports=REPORTS["sglang"],
         order_needs=("--schedule-policy", ("fcfs", "lof")),
         defeats=(
             ("--disable-radix-cache", None, "no prompt is reused, so self-prediction costs a prefill"),

@@ -10,6 +10,7 @@ import pytest
 
 import headway
 from proxy.configuration import load_settings
+from proxy.engines.flags import ORDER, ORDER_LINE, REPORTS, EngineName
 
 from . import tools
 from .rendering import (
@@ -142,25 +143,17 @@ def test_sidecar_is_native_and_does_not_wait_for_the_engine() -> None:
     assert sidecar["readinessProbe"]["httpGet"]["path"] == "/readyz"
 
 
-@pytest.mark.parametrize(
-    ("kind", "flags"),
-    [
-        ("vllm", {"--scheduling-policy=priority", "--enable-prompt-tokens-details"}),
-        (
-            "sglang",
-            {
-                "--enable-priority-scheduling",
-                "--schedule-low-priority-values-first",
-                "--disable-priority-preemption",
-                "--enable-cache-report",
-            },
-        ),
-    ],
-)
-def test_engine_is_told_to_keep_the_order(kind: str, flags: set[str]) -> None:
-    """Without these flags the engine would ignore or misread priorities, silently."""
+@pytest.mark.parametrize("kind", ["vllm", "sglang"])
+def test_engine_is_told_to_keep_the_order(kind: EngineName) -> None:
+    """By the flags of `headway run`: without them the engine would ignore or misread priorities, silently."""
     (pod, *_) = pod_specs(render(*STACK, f"engine.kind={kind}"))
-    assert flags <= set(pod["containers"][0]["args"])
+    assert {"=".join(flag) for flag in (*ORDER[kind], *REPORTS[kind])} <= set(pod["containers"][0]["args"])
+
+
+def test_the_alert_names_the_flags_that_belong_together() -> None:
+    """Whoever adds one of SGLang's alone has running requests stopped, and others starve."""
+    alerts = (CHART / "files" / "alerts.yaml").read_text(encoding="utf-8")
+    assert all(line in alerts for line in ORDER_LINE.values())
 
 
 def templates(manifests: list[Manifest]) -> list[Manifest]:

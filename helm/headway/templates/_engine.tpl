@@ -57,7 +57,7 @@ volumeMounts:
 - --schedule-low-priority-values-first
 - --disable-priority-preemption
 - --retraction-policy=priority
-- --default-priority-value=16
+- --default-priority-value=0
 - --enable-cache-report
 - --enable-metrics
 {{- if .Values.engine.apiKeySecret }}
