@@ -85,12 +85,19 @@ def test_what_cannot_be_read_is_named_with_its_line(
 
 
 @pytest.mark.parametrize(
-    "source", ["nowhere.jsonl", "sqlite:///nowhere.db", "", "a\0b.jsonl", "/", "redis://127.0.0.1:1/0"]
+    "source", ["nowhere.jsonl", "sqlite:///nowhere.db", "", "a\0b.jsonl", "redis://127.0.0.1:1/0"]
 )
 def test_a_source_that_is_not_there_is_named(source: str) -> None:
     """A misspelt file is not an empty one, and no file is made of it."""
     with pytest.raises(DataError, match=r"no such file|gives no traffic log"):
         read(source)
+
+
+@pytest.mark.parametrize("prefix", ["", "sqlite:///"])
+def test_a_directory_is_called_one(tmp_path: Path, prefix: str) -> None:
+    """It is there, so "no such file" would send its reader looking for a misspelling."""
+    with pytest.raises(DataError, match=f"^{prefix}{tmp_path}: is a directory, a file is expected$"):
+        read(f"{prefix}{tmp_path}")
 
 
 @profile(max_examples=60)

@@ -56,7 +56,7 @@ def read_source(source: str) -> Iterator[SourceRow]:
         return _completed(read_traffic(source))
     path = Path(source)
     if not path.is_file():
-        raise DataError(f"{source}: no such file")
+        raise _no_file(source, path)
     if source.endswith(".parquet"):
         return _read_parquet(path)
     if source.endswith((".jsonl", ".jsonl.gz")):
@@ -64,6 +64,12 @@ def read_source(source: str) -> Iterator[SourceRow]:
     raise DataError(
         f"{source}: unknown kind of source; use *.jsonl, *.jsonl.gz, *.parquet, sqlite:/// or redis://"
     )
+
+
+def _no_file(source: str, path: Path) -> DataError:
+    if source and path.is_dir():
+        return DataError(f"{source}: is a directory, a file is expected")
+    return DataError(f"{source}: no such file")
 
 
 def fingerprint(source: str) -> str:
@@ -149,7 +155,7 @@ def shown(source: str) -> str:
 
 def _read_sqlite(path: Path) -> Iterator[LoggedRequest]:
     if not path.is_file():
-        raise DataError(f"sqlite:///{path}: no such file")
+        raise _no_file(f"sqlite:///{path}", path)
     try:
         schemas = read_schemas(path)
         for number, record in enumerate(read_records(path), start=1):
