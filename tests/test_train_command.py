@@ -182,16 +182,12 @@ def test_training_starts_from_what_other_prompts_taught() -> None:
 
 
 SMALL = {
-    "one row": rows(1),
-    "two rows": rows(2),
-    "one length": [{**row, "output_tokens": 7} for row in rows(20)],
-    "no length": [{**row, "output_tokens": 0} for row in rows(20)],
-    "one prompt": [{**row, "prompt": "Go on."} for row in rows(20)],
-    "blank prompts": [{**row, "prompt": " "} for row in rows(20)],
-    "token ids": [{**row, "prompt": [1, 2, 3]} for row in rows(20)],
-    "every answer cut": [{**row, "truncated": True} for row in rows(20)],
-    "absurd lengths": [{**row, "output_tokens": 10_000_000 * (i % 2)} for i, row in enumerate(rows(20))],
-    "a prompt of fifty megabytes": [*rows(20), {"prompt": "iron " * (10 << 20), "output_tokens": 5}],
+    "one prompt": [{**row, "prompt": "Go on."} for row in rows(25)],
+    "blank prompts": [{**row, "prompt": " "} for row in rows(25)],
+    "token ids": [{**row, "prompt": [1, 2, 3]} for row in rows(25)],
+    "every answer cut": [{**row, "truncated": True} for row in rows(25)],
+    "absurd lengths": [{**row, "output_tokens": 10_000_000 * (i % 2)} for i, row in enumerate(rows(25))],
+    "a prompt of fifty megabytes": [*rows(25), {"prompt": "iron " * (10 << 20), "output_tokens": 5}],
 }
 
 
@@ -200,7 +196,7 @@ SMALL = {
 def test_the_poorest_data_give_an_artifact_that_serves(
     run: Run, lengths: Callable[[list[Row]], Path], tmp_path: Path, what: str, base: str
 ) -> None:
-    """One row, one length, one prompt: no failure, no warning, and every request gets a prediction in range."""
+    """One prompt, no words, no whole answer: no failure, no warning, and every request gets a prediction in range."""
     chosen = DEFAULT_ARTIFACT if base == "shipped" else "none"
     status, _, err = run("train", "--from", lengths(SMALL[what]), "--out", tmp_path / "art", "--base", chosen)
     assert (status, err) == (0, "")
@@ -224,7 +220,7 @@ def test_bad_rows_among_good_ones_are_counted_or_named(
         {"prompt": "x", "output_tokens": 10**12},
         {"prompt": "x", "output_tokens": 3, "id": "0"},
     ]
-    status, out, _ = run("train", "--from", lengths([*rows(20), *bad]), "--out", tmp_path / "art", "--json")
+    status, out, _ = run("train", "--from", lengths([*rows(25), *bad]), "--out", tmp_path / "art", "--json")
     assert status == 0
     assert sum(json.loads(out)["rows_skipped"].values()) == len(bad)
     path = lengths([*rows(3), {"prompt": "x", "output_tokens": "many"}])
@@ -240,25 +236,32 @@ def test_bad_rows_among_good_ones_are_counted_or_named(
         ([], "no usable row (the source is empty)"),
         ([{"prompt": "x"}], "no usable row (1 skipped: no output_tokens)"),
         (rows(4, split="heldout"), "no row has split train"),
+        (rows(1), "rows to train on: 1 of 1 usable ones; at least 20 are needed"),
+        (rows(24), "rows to train on: 19 of 24 usable ones; at least 20 are needed"),
+        (
+            [{**row, "output_tokens": 7} for row in rows(25)],
+            "all 20 rows to train on have the same length, 7 tokens: there is no order to learn",
+        ),
+        (
+            [{**row, "output_tokens": 0} for row in rows(25)],
+            "all 20 rows to train on have the same length, 0 tokens: there is no order to learn",
+        ),
     ],
 )
-def test_nothing_to_train_on_is_one_line_that_names_the_file(
+def test_too_little_to_train_on_is_one_line_that_names_the_file(
     run: Run, lengths: Callable[[list[Row]], Path], tmp_path: Path, given: list[Row], says: str
 ) -> None:
-    """The exit status is 1 and stdout stays empty, so that a script notices."""
-    path = lengths(given)
-    assert run("train", "--from", path, "--out", tmp_path / "art") == (
-        1,
-        "",
-        f"headway train: {path}: {says}\n",
-    )
+    """The exit status is 1 and stdout stays empty, so that a script notices; no artifact is written."""
+    path, out = lengths(given), tmp_path / "art"
+    assert run("train", "--from", path, "--out", out) == (1, "", f"headway train: {path}: {says}\n")
+    assert not out.exists()
 
 
 def test_where_it_cannot_write_it_says_so(
     run: Run, lengths: Callable[[list[Row]], Path], tmp_path: Path
 ) -> None:
     """A directory with other things in it, a file in its way: one line, and what is there stays."""
-    source = lengths(rows(4))
+    source = lengths(rows(25))
     status, _, err = run("train", "--from", source, "--out", tmp_path, "--base", "none")
     assert status == 1
     assert "is not an artifact; choose another --out" in err
@@ -336,9 +339,9 @@ def test_training_again_replaces_the_artifact(
     """The second has other hashes and no file of the first's is left behind."""
     out = tmp_path / "art"
     shutil.copytree(DEFAULT_ARTIFACT, out)
-    assert run("train", "--from", lengths(rows(12)), "--out", out)[0] == 0
+    assert run("train", "--from", lengths(rows(30)), "--out", out)[0] == 0
     assert not (out / "MODEL_CARD.md").exists()
-    assert load_artifact(out).metadata.training["rows"] == 9
+    assert load_artifact(out).metadata.training["rows"] == 24
 
 
 def logged_rows(matrix: FloatArray, names: tuple[str, ...]) -> list[Row]:

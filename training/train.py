@@ -31,6 +31,8 @@ from training.simulate_tenants import assign_tenants, replay_history, simulate_a
 from training.sources import DataError, fingerprint, read_source, shown
 
 FOLDS: Final = 5
+# Fewer teach no order that holds elsewhere; `retrain` has a minimum of its own.
+_FEWEST_ROWS: Final = 20
 # How much the head's own regression says beside LightGBM, chosen by cross-validation: less is worse on hundreds
 # of rows, more is worse on thousands.
 _KERNEL_WEIGHT: Final = 0.5
@@ -91,6 +93,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         with show_progress() as steps:
             data = read_dataset(read_source(args.source), steps.stage("reading rows"))
+            _refuse_too_little(data)
             base = None if args.base == "none" else load_artifact(Path(args.base)).head
             bundle, report = train(data, base, objective=args.objective, seed=args.seed, steps=steps)
         report |= {"source": shown(args.source), "fingerprint": fingerprint(args.source)}
@@ -108,6 +111,19 @@ def run(args: argparse.Namespace) -> int:
     report["out"] = str(args.out)
     print(json.dumps(report) if args.json else "\n".join(f"{key}: {value}" for key, value in report.items()))
     return 0
+
+
+def _refuse_too_little(data: Dataset) -> None:
+    """Raise DataError where no order can be learned: an artifact that was taught nothing would look like any other."""
+    label = data.training_rows().label
+    if len(label) < _FEWEST_ROWS:
+        raise DataError(
+            f"rows to train on: {len(label)} of {len(data)} usable ones; at least {_FEWEST_ROWS} are needed"
+        )
+    if label.min() == label.max():
+        raise DataError(
+            f"all {len(label)} rows to train on have the same length, {label[0]:.0f} tokens: there is no order to learn"
+        )
 
 
 def train(
