@@ -18,6 +18,8 @@ def _default(field: msgspec.structs.FieldInfo) -> str:
         return "`$XDG_STATE_HOME/headway`"
     if field.required:
         return "required"
+    if isinstance(field.default, bool):
+        return f"`{str(field.default).lower()}`"
     return "" if field.default in (None, (), msgspec.NODEFAULT) else f"`{field.default}`"
 
 

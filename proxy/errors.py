@@ -107,7 +107,7 @@ class UnknownRoute(InvalidRequest):
 
     status = 404
     code = "unknown_route"
-    advice = "Use one of the inference routes in the README; engine control routes are never exposed."
+    advice = "Use one of the routes in REFERENCE.md; engine control routes are never exposed."
 
 
 class UnknownResponse(InvalidRequest):
@@ -127,19 +127,19 @@ class MethodNotAllowed(InvalidRequest):
 
 
 class Unauthorized(InvalidRequest):
-    """The page or route wants a token."""
+    """Draining is for clients on the proxy's own host."""
 
     status = 401
     code = "unauthorized"
     type = "authentication_error"
-    advice = "Send Authorization: Bearer with the admin token."
+    advice = "Send it from that host; in Kubernetes, from inside the pod."
 
 
 class UnknownKey(Unauthorized):
     """Keys are configured and the client's is none of them."""
 
     code = "unknown_key"
-    advice = "Send Authorization: Bearer with a key whose SHA-256 is in the configuration."
+    advice = "Send Authorization: Bearer, or x-api-key, with a key whose SHA-256 is in the configuration."
 
 
 class Expired(HeadwayError):

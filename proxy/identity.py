@@ -23,7 +23,11 @@ class KeySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """One `[[keys]]` entry; the token itself is never stored."""
 
     sha256: Annotated[
-        str, Meta(pattern="^[0-9a-fA-F]{64}$", description="SHA-256 of the bearer token, in hex.")
+        str,
+        Meta(
+            pattern="^[0-9a-fA-F]{64}$",
+            description="SHA-256, in hex, of the token that clients send as Authorization: Bearer or x-api-key.",
+        ),
     ]
     tenant: Annotated[str, Meta(min_length=1, max_length=128, description="On whose account it runs.")]
     class_name: Annotated[str, Meta(description="Its class; a client may ask for a worse one.")] = (

@@ -16,3 +16,18 @@ def test_everything_in_it_is_described() -> None:
     rows = [line for line in document().splitlines() if line.startswith(("| `", "| POST"))]
     assert len(rows) > 60
     assert [row for row in rows if row.rstrip(" |").endswith("|")] == []
+
+
+def test_metrics_are_named_as_prometheus_sees_them() -> None:
+    """Counters with their suffix, labels that have no value yet, and what only a proxy with Redis exports."""
+    page = document()
+    assert "| `headway_requests_total` | counter | api, outcome |" in page
+    assert "| `headway_self_predictions_total` | counter | reason, result |" in page
+    assert "| `headway_redis_up` | gauge |" in page
+    assert "| `headway_proxies` | gauge |" in page
+
+
+def test_defaults_are_written_as_toml_wants_them() -> None:
+    """A default may be copied from the table into the file."""
+    assert "| `traffic_log` | `true` |" in document()
+    assert "`False`" not in document()

@@ -18,16 +18,17 @@ class AskTally:
             "Requests by whether their model told of their length before they were sent.",
             ("result", "reason"),
         )
+        self._hit, self._late = (self._requests.labels(result, "") for result in ("hit", "late"))
         self._failed = metrics.counter("headway_self_prediction_failures", "Queries without an answer.")
         self.failures = 0
 
     def hit(self) -> None:
         """It was asked about and moved in time."""
-        self._requests.labels("hit", "").inc()
+        self._hit.inc()
 
     def late(self) -> None:
         """It was sent before the answer came."""
-        self._requests.labels("late", "").inc()
+        self._late.inc()
 
     def skipped(self, reason: str) -> None:
         """Nobody asked."""
