@@ -8,6 +8,8 @@ import os
 import signal
 import sqlite3
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -46,7 +48,7 @@ def add_settings(parser: argparse.ArgumentParser, without: tuple[str, ...] = ())
 def run(args: argparse.Namespace) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit status."""
     try:
-        settings = load_settings(given(args), os.environ, args.config)
+        settings = _read_settings(args)
     except SettingsError as error:
         print(f"headway: {error}", file=sys.stderr)
         return 2
@@ -64,6 +66,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _read_settings(args: argparse.Namespace) -> Settings:
+    return load_settings(given(args), os.environ, args.config)
+
+
 def given(args: argparse.Namespace) -> dict[str, Any]:
     """The settings that were given as flags."""
     named = {field: getattr(args, field, None) for field in Settings.__struct_fields__}
@@ -77,7 +83,7 @@ async def _serve(settings: Settings, args: argparse.Namespace) -> None:
         loop.add_signal_handler(number, stop.set)
     headway = Headway(settings)
     await headway.start()
-    loop.add_signal_handler(signal.SIGHUP, _reload, headway, args)
+    reload_on_hangup(headway, partial(_read_settings, args))
     calm_collector()
     _LOG.info("serving on %s in front of %s", headway.url, ", ".join(settings.engine))
     await stop.wait()
@@ -96,10 +102,14 @@ def calm_collector() -> None:
     gc.set_threshold(_YOUNG_OBJECTS)
 
 
-def _reload(headway: Headway, args: argparse.Namespace) -> None:
+def reload_on_hangup(headway: Headway, read: Callable[[], Settings]) -> None:
     """SIGHUP: read the configuration again; what is wrong with it is said, and the old one stays."""
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, headway, read)
+
+
+def _reload(headway: Headway, read: Callable[[], Settings]) -> None:
     try:
-        settings = load_settings(given(args), os.environ, args.config)
+        settings = read()
         headway.reload(settings)
     except SettingsError as error:
         _LOG.error("not reloaded: %s", error)

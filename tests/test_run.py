@@ -201,6 +201,28 @@ async def test_an_answer_under_way_is_finished_before_the_engine_goes(tmp_path: 
     assert "serving on" not in log
 
 
+async def test_sighup_reads_the_settings_again_and_cuts_nobody(tmp_path: Path) -> None:
+    """As under `headway serve`: another policy is taken over, nonsense is refused, a stream runs on to its end."""
+    config = tmp_path / "headway.toml"
+    config.write_text('policy = "quantile"\n')
+    async with (
+        headway_run(tmp_path, "--config", str(config)) as running,
+        aiohttp.ClientSession() as client,
+    ):
+        url = await running.url()
+        body = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 300, "ignore_eos": True}
+        async with client.post(f"{url}/v1/chat/completions", json=body | {"stream": True}) as answer:
+            await answer.content.readany()
+            for policy, said in (("fcfs", "reloaded: interactive fcfs"), ("shortest", "not reloaded")):
+                config.write_text(f'policy = "{policy}"\n')
+                running.process.send_signal(signal.SIGHUP)
+                await running.says(said)
+            assert (await answer.read()).endswith(b"data: [DONE]\n\n")
+        running.process.send_signal(signal.SIGTERM)
+        assert await running.ends() == 0
+    assert "until a restart" not in running.said
+
+
 async def test_an_engine_that_dies_is_started_again(tmp_path: Path) -> None:
     """Killed, it is back under the same address, and the proxy has never left."""
     async with headway_run(tmp_path, "--engine-wait-s", "60") as running, aiohttp.ClientSession() as client:

@@ -10,17 +10,18 @@ import socket
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
 import uvloop
 
 from proxy.app import Headway
 from proxy.configuration import load_settings
 from proxy.launch.plan import LOOPBACK, Plan, make_plan
 from proxy.launch.supervisor import EngineEndedError, Supervisor
-from proxy.serve import add_settings, calm_collector, given
+from proxy.serve import add_settings, calm_collector, given, reload_on_hangup
 from proxy.settings import Settings, SettingsError
 
 _LOG: Final = logging.getLogger("headway.run")
@@ -97,9 +98,12 @@ def _prepare(options: argparse.Namespace, engine_args: list[str]) -> tuple[Setti
     python = options.engine_python or sys.executable
     plan = make_plan(options.kind, python, engine_args, _free_port())
     _check_installed(plan, python)
+    return _read_settings(options, plan), plan
+
+
+def _read_settings(options: argparse.Namespace, plan: Plan) -> Settings:
     flags = given(options) | {"engine": (plan.url,), "engine_kind": options.kind}
-    settings = load_settings(flags, os.environ, options.config)
-    return msgspec.structs.replace(settings, engine=(plan.url,)), plan
+    return load_settings(flags, os.environ, options.config)
 
 
 def _check_installed(plan: Plan, python: str) -> None:
@@ -139,18 +143,21 @@ async def _run(settings: Settings, plan: Plan, options: argparse.Namespace) -> N
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     try:
-        await _serve(settings, supervisor, stop)
+        await _serve(settings, partial(_read_settings, options, plan), supervisor, stop)
     finally:
         await supervisor.stop()
 
 
-async def _serve(settings: Settings, supervisor: Supervisor, stop: asyncio.Event) -> None:
+async def _serve(
+    settings: Settings, read: Callable[[], Settings], supervisor: Supervisor, stop: asyncio.Event
+) -> None:
     """Serve until a signal or until the engine is given up; drain first, and only then let the engine go.
 
     The proxy comes first: a port that is taken is known at once, and not after a model was loaded.
     """
     headway = Headway(settings)
     await headway.start()
+    reload_on_hangup(headway, read)
     try:
         if await _unless(stop, supervisor.start()):
             await headway.look()
