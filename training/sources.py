@@ -110,7 +110,7 @@ def _read_parquet(path: Path) -> Iterator[SourceRow]:
         import pyarrow  # noqa: PLC0415 - an optional extra
         import pyarrow.parquet  # noqa: PLC0415
     except ImportError as error:
-        raise DataError(f"{path}: reading Parquet needs pyarrow: pip install 'headway[parquet]'") from error
+        raise DataError(f"{path}: reading Parquet needs pyarrow: pip install pyarrow") from error
     try:
         number = 0
         with pyarrow.parquet.ParquetFile(path) as table:

@@ -81,7 +81,7 @@ def _write(found: LoopReport, out: Path) -> None:
     try:
         draw(found, out.with_suffix(".png"))
     except ImportError:
-        print("loop: no picture without matplotlib: pip install 'headway[plot]'", file=sys.stderr)
+        print("loop: no picture without matplotlib: pip install matplotlib", file=sys.stderr)
 
 
 def _show(found: LoopReport) -> None:
