@@ -7,6 +7,7 @@ import asyncio
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
 
 import msgspec
 from prometheus_client import Metric
@@ -17,6 +18,27 @@ from proxy.errors import error_classes
 from proxy.identity import KeySettings
 from proxy.routes import ROUTES
 from proxy.settings import ClassSettings, Settings
+
+_CONFIGURATION: Final = """\
+A key in the TOML file, `HEADWAY_` and the key in capitals in the environment, or a flag with
+dashes; the later wins. An unknown key is an error."""
+_LENGTHS: Final = """\
+What `headway train`, `evaluate` and `replay` read besides a traffic log: one request and the length of its answer
+per line (`*.jsonl`, `*.jsonl.gz`) or row (`*.parquet`). `train` wants at least 20 to train on.
+
+```json
+{"messages": [{"role": "user", "content": "Name a metal."}], "model": "m", "max_tokens": 512, "output_tokens": 3}
+```"""
+_LENGTH_FIELDS: Final = (
+    ("`messages`, `prompt` or `input`", "The prompt as clients send it; a row without one is skipped."),
+    ("`model`, `max_tokens`, `temperature`, `tools`, …", "Other fields of the request's body, where known."),
+    ("`output_tokens`", "Tokens of the answer, reasoning included; a row without them is skipped."),
+    ("`truncated`", "true: it was cut at a limit. Reaching the row's own limit says so by itself."),
+    ("`split`", "`train` or `heldout`. Where no row has one, the last fifth is held out."),
+    ("`id`", "A second row of the same id is skipped."),
+    ("`tenant`", "Who asked; absent: one tenant."),
+    ("`part`", "What `evaluate` reports apart."),
+)
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
@@ -68,47 +90,24 @@ def _routes() -> Iterator[str]:
     return _table(("method", "path", "handling"), rows)
 
 
+def _sections() -> Iterator[tuple[str, str, Iterable[str]]]:
+    """Heading, what has to be said first, and table."""
+    yield "## Configuration", _CONFIGURATION, _settings(Settings)
+    yield "### `[[classes]]`", "", _settings(ClassSettings)
+    yield "### `[[keys]]`", "", _settings(KeySettings)
+    yield "## Errors", "SDKs are told not to retry at once by `x-should-retry: false`.", _errors()
+    yield "## Routes", "", _routes()
+    metrics = _table(("name", "type", "labels", "what"), _metrics())
+    yield "## Metrics", "`headway_redis_up` and `headway_proxies` are there with `redis` only.", metrics
+    yield "## Lengths files", _LENGTHS, _table(("field", "what"), _LENGTH_FIELDS)
+
+
 def document() -> str:
     """The whole page, Markdown."""
-    return "\n".join(
-        [
-            "# Reference",
-            "",
-            "Made from the code by `make reference`.",
-            "",
-            "## Configuration",
-            "",
-            "A key in the TOML file, `HEADWAY_` and the key in capitals in the environment, or a flag with",
-            "dashes; the later wins. An unknown key is an error.",
-            "",
-            *_settings(Settings),
-            "",
-            "### `[[classes]]`",
-            "",
-            *_settings(ClassSettings),
-            "",
-            "### `[[keys]]`",
-            "",
-            *_settings(KeySettings),
-            "",
-            "## Errors",
-            "",
-            "SDKs are told not to retry at once by `x-should-retry: false`.",
-            "",
-            *_errors(),
-            "",
-            "## Routes",
-            "",
-            *_routes(),
-            "",
-            "## Metrics",
-            "",
-            "`headway_redis_up` and `headway_proxies` are there with `redis` only.",
-            "",
-            *_table(("name", "type", "labels", "what"), _metrics()),
-            "",
-        ]
-    )
+    lines = ["# Reference", "", "Made from the code by `make reference`.", ""]
+    for heading, text, table in _sections():
+        lines += [heading, "", *([text, ""] if text else []), *table, ""]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 from proxy.reference import document
+from training.dataset import read_dataset
+from training.sources import read_source
 
 
 def test_the_reference_is_made_from_this_code() -> None:
@@ -31,3 +33,11 @@ def test_defaults_are_written_as_toml_wants_them() -> None:
     """A default may be copied from the table into the file."""
     assert "| `traffic_log` | `true` |" in document()
     assert "`False`" not in document()
+
+
+def test_the_published_row_of_a_lengths_file_is_one(tmp_path: Path) -> None:
+    """Whoever writes a file as the page shows has rows that can be used."""
+    example = document().split("```json\n")[1].split("```")[0]
+    (tmp_path / "lengths.jsonl").write_text(example)
+    data = read_dataset(read_source(str(tmp_path / "lengths.jsonl")))
+    assert (list(data.label), list(data.censored), list(data.model)) == ([3.0], [False], ["m"])
