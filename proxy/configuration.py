@@ -71,6 +71,9 @@ def _check_urls(urls: tuple[str, ...]) -> None:
 
 
 def _check_url(url: str) -> None:
+    if "@" in url or "?" in url or "#" in url:
+        # Not quoted: this line goes to logs, and a password may be anywhere in what is no base URL.
+        raise SettingsError("--engine: leave out user, password, query and fragment (http://HOST:PORT)")
     if url.startswith("dns+https://"):
         raise SettingsError(f"--engine {url}: an address has no certificate of its own; give dns+http://")
     try:
@@ -82,5 +85,3 @@ def _check_url(url: str) -> None:
         raise SettingsError(f"--engine {url}: give a base URL such as http://127.0.0.1:8000")
     if "v1" in parts.path.split("/"):
         raise SettingsError(f"--engine {url}: leave out /v1; the routes are added to the base URL")
-    if parts.username is not None or parts.query or parts.fragment:
-        raise SettingsError(f"--engine http://{parts.hostname}…: leave out user, query and fragment")

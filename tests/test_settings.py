@@ -177,6 +177,26 @@ def test_a_url_that_cannot_be_an_engines_is_refused(url: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "url",
+    [
+        "http://bob:secret@host",
+        "http://bob:secret@host/v1",
+        "http://bob:secret@host:port",
+        "http://bob:sec/secret@host",
+        "http://bob:secret @host",
+        "dns+https://bob:secret@host",
+        "http://host/v1?key=secret",
+        "host?key=secret",
+    ],
+)
+def test_a_password_in_an_engines_url_is_never_quoted(url: str) -> None:
+    """Whatever else is wrong with the URL: the line may end up in a log."""
+    with pytest.raises(SettingsError, match=r"--engine: leave out user, password") as caught:
+        load({"engine": [url]})
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     "url", ["http://[::1]:8000", "https://engine.example", "http://host/prefix", "http://h:1/"]
 )
 def test_base_urls_of_every_kind_pass(url: str) -> None:
