@@ -16,6 +16,8 @@ METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _PAGE_POLICY: Final = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
 )
+# Browsers add these by themselves to what a page asks for, and a page cannot take them off (Fetch standard).
+_FROM_A_PAGE: Final = frozenset({"Origin", "Sec-Fetch-Site"})
 _Answer = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
@@ -63,9 +65,10 @@ class Admin:
         )
 
     async def _drained(self, request: web.BaseRequest) -> web.Response:
-        """Draining ends service, so only this machine (in Kubernetes: this pod) may ask for it."""
-        if not _is_loopback(request.remote):
-            return error_response(Unauthorized("Only a client on this host may drain the proxy."))
+        """Draining ends service, so only this machine (in Kubernetes: this pod) may ask for it; a forwarded port comes
+        from there too, but not a page that somebody has open in a browser there."""
+        if not _is_loopback(request.remote) or _FROM_A_PAGE & request.headers.keys():
+            return error_response(Unauthorized("Only a program on this host may drain the proxy."))
         done = await self._drain()
         return json_response({"drained": done}, status=200 if done else 504)
 

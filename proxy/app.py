@@ -230,7 +230,7 @@ class Headway:
         needs a restart, and nothing is changed.
         """
         self._serving.identities = self._order.reload(settings)
-        self._learning.wake()
+        self._learning.reload(settings)
         self.settings = msgspec.structs.replace(self.settings, default_class=settings.default_class)
         _LOG.info("reloaded: %s", self._order)
 

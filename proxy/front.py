@@ -6,7 +6,7 @@ from aiohttp import web
 
 from proxy.active import ActiveCount
 from proxy.admin import METRICS_TYPE
-from proxy.errors import Draining, MethodNotAllowed, UnknownRoute
+from proxy.errors import Draining, HeadwayError, MethodNotAllowed, UnknownRoute
 from proxy.health import HealthWatch
 from proxy.metrics import Metrics
 from proxy.passing import Passing
@@ -45,7 +45,7 @@ class Front:
         if request.method != route.method:
             message = f"{request.path} takes {route.method}, not {request.method}."
             return error_response(MethodNotAllowed(message), {"Allow": route.method}, path=request.path)
-        return self._own(route.path) if route.handling is Handling.OWN else await self._let_in(request, route)
+        return self._own(request) if route.handling is Handling.OWN else await self._let_in(request, route)
 
     async def _let_in(self, request: web.BaseRequest, route: Route) -> web.StreamResponse:
         if route.api is None and self._serving.draining:
@@ -55,13 +55,22 @@ class Front:
                 return await self._serving.serve(request, route.api)
             return await self._passing.serve(request, route)
 
-    def _own(self, path: str) -> web.Response:
+    def _own(self, request: web.BaseRequest) -> web.Response:
+        path = request.path
         if path == "/metrics":
-            return web.Response(body=self._metrics.exposition(), headers={"Content-Type": METRICS_TYPE})
+            return self._metrics_text(request)
         draining = self._serving.draining
         if path == "/healthz" or (self._health.any_available and not draining):
             return json_response({"status": "ok"})
         return json_response({"status": "draining" if draining else "no engine"}, status=503)
+
+    def _metrics_text(self, request: web.BaseRequest) -> web.Response:
+        """They name tenants and engines: where clients have keys, one is wanted here too."""
+        try:
+            self._serving.identities.identify(request.headers)
+        except HeadwayError as error:
+            return error_response(error, path=request.path)
+        return web.Response(body=self._metrics.exposition(), headers={"Content-Type": METRICS_TYPE})
 
 
 def _asks_first(request: web.BaseRequest) -> bool:

@@ -63,7 +63,7 @@ class Learning:
 
         Whatever is wrong there, we start.
         """
-        if self._ranking is None or not self._ranking.loaded:
+        if self._ranking is None:
             return
         self._memory = await remember(self._settings, self._ranking.history)
         state = Path(self._settings.state)
@@ -94,6 +94,12 @@ class Learning:
         """Save what was learned for whoever comes after us."""
         if self._memory is not None:
             await self._memory.save()
+
+    def reload(self, settings: Settings) -> None:
+        """Begin or stop predicting, as the policies of new settings ask for it, and look for artifacts."""
+        if self._ranking is not None:
+            self._ranking.resting = not _predicts(settings)
+        self.wake()
 
     def wake(self) -> None:
         """Look now whether another artifact is published."""
@@ -192,13 +198,16 @@ class Learning:
 
 
 def make_ranking(settings: Settings) -> Ranking:
-    """The ranker that comes in the wheel; first come, first served has nothing to predict."""
+    """The ranker that comes in the wheel; it rests while first come, first served has nothing to predict."""
     ranking = Ranking()
-    if any(
-        policy != "fcfs" for policy in (settings.policy, *(one.policy or "fcfs" for one in settings.classes))
-    ):
-        ranking.load()
+    ranking.load()
+    ranking.resting = not _predicts(settings)
     return ranking
+
+
+def _predicts(settings: Settings) -> bool:
+    policies = (settings.policy, *(one.policy or "fcfs" for one in settings.classes))
+    return any(policy != "fcfs" for policy in policies)
 
 
 def _rounded(accuracy: Accuracy | None) -> float | None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from aiohttp import web
 from multidict import CIMultiDict
 
+from proxy.engine_answer import EngineAnswer
 from proxy.errors import EngineUnreachable, HeadwayError, UnknownResponse
 from proxy.headers import steering_fields, to_client, to_engine
 from proxy.identity import Identities, Identity
@@ -14,7 +15,7 @@ from proxy.replies import error_response
 from proxy.routes import Route
 from proxy.scheduling.scheduler import Scheduler
 from proxy.settings import Settings
-from proxy.upstream import EngineAnswer, Upstream
+from proxy.upstream import Upstream
 
 
 class Passing:

@@ -90,22 +90,21 @@ class Fixed(msgspec.Struct, frozen=True):
 
 
 class Ranking:
-    """The learned ranker, with its fall-back, and what recent answers say of its scale."""
+    """The learned ranker, with its fall-back, and what recent answers say of its scale.
+
+    `resting`: nobody needs predictions now, so none are made.
+    """
 
     def __init__(self, history: History | None = None) -> None:
         self.history = history or History()
         self.recalibration = Recalibration()
         self._ranker: LightGBMRanker | None = None
+        self.resting = False
         self.failures = 0
 
     @property
     def artifact_id(self) -> str:
-        return "none" if self._ranker is None else self._ranker.artifact_id
-
-    @property
-    def loaded(self) -> bool:
-        """Whether an artifact is in service."""
-        return self._ranker is not None
+        return "none" if self._ranker is None or self.resting else self._ranker.artifact_id
 
     def load(self, directory: Path = DEFAULT_ARTIFACT) -> bool:
         """Take an artifact into service (35 ms and more: off the loop); on failure the last good one stays."""
@@ -123,10 +122,10 @@ class Ranking:
 
     @property
     def uses_signals(self) -> bool:
-        return self._ranker is not None and self._ranker.uses_signals
+        return self._ranker is not None and self._ranker.uses_signals and not self.resting
 
     def estimate(self, request: InferenceRequest) -> Estimate:
-        if self._ranker is None:
+        if self._ranker is None or self.resting:
             return Estimate(NEUTRAL)
         try:
             features, key = self._ranker.features(request)

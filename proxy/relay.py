@@ -11,12 +11,13 @@ from predictor.records import Outcome
 from proxy.answers import FAILED
 from proxy.clock import Clock
 from proxy.dialects import decode_answer
+from proxy.engine_answer import EngineAnswer
 from proxy.errors import EngineFull, EngineGarbage, EngineRefused, HeadwayError
 from proxy.exchange import Exchange
 from proxy.headers import to_client
 from proxy.replies import error_event
 from proxy.sse import StreamObserver, leading_error
-from proxy.upstream import EngineAnswer, Upstream
+from proxy.upstream import Upstream
 
 # A unary answer up to this long is read whole, checked, and sent with its length; a longer one streams.
 _WHOLE_BYTES: Final = 4 << 20

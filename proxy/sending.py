@@ -12,6 +12,7 @@ from multidict import CIMultiDict
 
 from predictor.request import RequestBody
 from predictor.self_query import SelfQuery
+from proxy.engine_answer import EngineAnswer
 from proxy.engines.adapter import Abort, Outgoing, Turn
 from proxy.engines.priorities import Priorities
 from proxy.engines.registry import Engines
@@ -21,7 +22,7 @@ from proxy.headers import names_priority, to_engine
 from proxy.ingress import target
 from proxy.owners import Owner, Owners
 from proxy.settings import Settings
-from proxy.upstream import EngineAnswer, Upstream
+from proxy.upstream import Upstream
 
 _ABORT_TIMEOUT_S: Final = 5.0
 # A query is one token long, and no request waits for it in the engine.

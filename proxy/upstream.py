@@ -9,6 +9,7 @@ import ssl
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
+from weakref import WeakSet
 
 import aiohttp
 import msgspec
@@ -18,6 +19,7 @@ from aiohttp.http import HttpProcessingError, RawResponseMessage, StreamWriter
 from multidict import CIMultiDict
 from yarl import URL
 
+from proxy.engine_answer import EngineAnswer, abort
 from proxy.errors import Draining, EngineGarbage, EngineLost, EngineTimeout, EngineUnreachable, HeadwayError
 from proxy.settings import Settings, SettingsError
 
@@ -25,69 +27,10 @@ from proxy.settings import Settings, SettingsError
 _SEND_WHOLE_BYTES: Final = 1 << 16
 _PIECE_BYTES: Final = 1 << 18
 _READ_BYTES: Final = 1 << 18
-_OCTETS: Final = "application/octet-stream"
+_CLOSE_S: Final = 5.0
 _CLOSED: Final = "This proxy has shut down before the answer was complete."
 # ValueError: aiohttp raises it for a status line or header that cannot be decoded.
 _ENGINE_FAILURES: Final = (aiohttp.ClientError, HttpProcessingError, TimeoutError, OSError, ValueError)
-
-
-class EngineAnswer:
-    """An engine's answer: its status and headers have come, `Upstream.read` gives the body as it comes."""
-
-    def __init__(
-        self,
-        connection: Connection,
-        message: RawResponseMessage,
-        content: aiohttp.StreamReader,
-        sending: asyncio.Task[None] | None,
-        unread: set[aiohttp.StreamReader],
-    ) -> None:
-        """`sending` still writes the request's body; `unread` holds this body until its end or `close`."""
-        self.status = message.code
-        self.reason = message.reason
-        self.headers = message.headers
-        self.content = content
-        self._connection: Connection | None = connection
-        self._sending = sending
-        self._unread = unread
-        unread.add(content)
-        content.on_eof(self._end)
-
-    @property
-    def content_type(self) -> str:
-        """The media type alone, in lower case; application/octet-stream where the engine names none."""
-        return self.headers.get("Content-Type", _OCTETS).partition(";")[0].strip().lower()
-
-    @property
-    def content_length(self) -> int | None:
-        """The body's declared length; None where there is none."""
-        length = self.headers.get("Content-Length")
-        return None if length is None else int(length)
-
-    def close(self) -> None:
-        """Have done with it. Where its end has not come the connection is closed, so that the engine aborts."""
-        connection = self._let_go()
-        if connection is None:
-            return
-        if self._is_sending:
-            _drop_unsent(connection)
-        connection.close()
-
-    def _end(self) -> None:
-        """The last byte has come; the connection can serve again if the request went out whole."""
-        if self._is_sending:
-            self.close()
-        elif (connection := self._let_go()) is not None:
-            connection.release()
-
-    def _let_go(self) -> Connection | None:
-        connection, self._connection = self._connection, None
-        self._unread.discard(self.content)
-        return connection
-
-    @property
-    def _is_sending(self) -> bool:
-        return self._sending is not None and not self._sending.done()
 
 
 class _Engine(msgspec.Struct, frozen=True):
@@ -109,7 +52,8 @@ class Upstream:
         self.lost: Callable[[str], None] | None = None
         """Told of an engine that broke a connection in the midst of an exchange."""
         self._unanswered: set[ResponseHandler] = set()
-        self._unread: set[aiohttp.StreamReader] = set()
+        self._unread: dict[ResponseHandler, EngineAnswer] = {}
+        self._watched: WeakSet[ResponseHandler] = WeakSet()
         self._connect_timeout = aiohttp.ClientTimeout(total=None, sock_connect=settings.connect_timeout_s)
         self._connector = aiohttp.TCPConnector(
             limit=0,
@@ -120,14 +64,18 @@ class Upstream:
         )
 
     async def close(self) -> None:
-        """Close every connection; whoever still sends or reads gets Draining."""
+        """Close every connection; whoever still sends or reads gets Draining. Takes a few seconds at most."""
         self._closed = True
-        # aiohttp itself would leave whoever reads waiting for ever.
+        # aiohttp itself would leave whoever reads waiting for ever, and wait for an engine to read what was sent.
         for protocol in self._unanswered:
             protocol.set_exception(Draining(_CLOSED))
-        for content in self._unread:
-            content.set_exception(Draining(_CLOSED))
-        await self._connector.close()
+        for answer in self._unread.values():
+            answer.content.set_exception(Draining(_CLOSED))
+        for protocol in (*self._unanswered, *self._unread):
+            abort(protocol)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_S):
+                await self._connector.close()
 
     async def open(
         self, base: str, method: str, path: str, headers: CIMultiDict[str], body: bytes | None
@@ -191,6 +139,7 @@ class Upstream:
     ) -> EngineAnswer:
         protocol = connection.protocol
         assert protocol is not None, "a new connection has one"
+        self._watch(protocol)
         self._expect_answer(protocol)
         writer = StreamWriter(protocol, asyncio.get_running_loop())
         await writer.write_headers(line, headers)
@@ -205,11 +154,26 @@ class Upstream:
             message, content = await _final_head(protocol)
         except BaseException:
             if sending is not None:
-                _drop_unsent(connection)
+                abort(protocol)
             raise
         finally:
             self._unanswered.discard(protocol)
         return EngineAnswer(connection, message, content, sending, self._unread)
+
+    def _watch(self, protocol: ResponseHandler) -> None:
+        """Once per connection: aiohttp tells nobody who reads a body of a broken chunk in the midst of it, and of the
+        end of a connection that had one."""
+        if protocol in self._watched:
+            return
+        self._watched.add(protocol)
+
+        def closed(future: asyncio.Future[None]) -> None:
+            error = None if future.cancelled() else future.exception()
+            if (answer := self._unread.get(protocol)) is not None:
+                answer.fail(aiohttp.ClientPayloadError(f"it broke off: {error or 'not in HTTP'}"))
+
+        if protocol.closed is not None:
+            protocol.closed.add_done_callback(closed)
 
     def _expect_answer(self, protocol: ResponseHandler) -> None:
         protocol.set_response_params(
@@ -238,15 +202,11 @@ async def _send(writer: StreamWriter, protocol: ResponseHandler, body: bytes) ->
     # A connection that breaks is noticed by whoever awaits the answer, which may have come before it broke.
     with suppress(OSError):
         for start in range(0, len(body), _PIECE_BYTES):
+            # An engine that takes nothing is as silent as one that says nothing.
+            protocol.start_timeout()
             await writer.write(view[start : start + _PIECE_BYTES])
         await writer.write_eof()
         protocol.start_timeout()
-
-
-def _drop_unsent(connection: Connection) -> None:
-    """End the connection now: a plain close would wait until the engine has read all that was written."""
-    if connection.transport is not None:
-        connection.transport.abort()
 
 
 async def _final_head(protocol: ResponseHandler) -> tuple[RawResponseMessage, aiohttp.StreamReader]:

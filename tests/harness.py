@@ -138,9 +138,8 @@ async def idle(headway: Headway) -> None:
 
 
 async def metrics_text(headway: Headway) -> str:
-    """The proxy's /metrics."""
-    async with session() as client, client.get(f"{headway.url}/metrics") as response:
-        return await response.text()
+    """What the proxy's /metrics tells whoever may read it."""
+    return headway.metrics.exposition().decode()
 
 
 async def outcomes(headway: Headway) -> dict[str, int]:

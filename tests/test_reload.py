@@ -12,7 +12,8 @@ from harness import CHAT, engine_of, eventually, proxy_before
 
 from bench.pressure.served import served
 from proxy.identity import KeySettings
-from proxy.settings import ClassSettings, SettingsError
+from proxy.learning import make_ranking
+from proxy.settings import ClassSettings, Settings, SettingsError
 
 
 async def test_a_switch_of_policy_loses_nobody_and_rekeys_who_waits(tmp_path: Path) -> None:
@@ -37,6 +38,30 @@ async def test_a_switch_of_policy_loses_nobody_and_rekeys_who_waits(tmp_path: Pa
         assert headway.status().policy == "fcfs"
         assert set(policies) <= {"fcfs", "quantile"}
         assert headway.status().outcomes == {"completed": 12}
+
+
+async def test_a_proxy_that_began_with_fcfs_predicts_once_it_is_told_to(tmp_path: Path) -> None:
+    """First come, first served predicts nothing; a policy that does gets the wheel's ranker at the reload, and loses it
+    again."""
+    resting = make_ranking(Settings(engine=("http://127.0.0.1:1",), policy="fcfs"))
+    body = {"model": "emulated", "messages": [{"role": "user", "content": "hello"}]}
+    async with (
+        engine_of([5]) as engine,
+        proxy_before(engine.url, state=tmp_path, policy="fcfs", estimator=resting) as headway,
+        aiohttp.ClientSession() as session,
+    ):
+
+        async def ask() -> tuple[str, str]:
+            async with session.post(headway.url + CHAT, json=body) as response:
+                assert response.status == 200
+                return response.headers["x-headway-policy"], response.headers["x-headway-artifact"]
+
+        assert await ask() == ("fcfs", "none")
+        headway.reload(msgspec.structs.replace(headway.settings, policy="quantile"))
+        policy, artifact = await ask()
+        assert (policy, len(artifact)) == ("quantile", 16)
+        headway.reload(msgspec.structs.replace(headway.settings, policy="fcfs"))
+        assert await ask() == ("fcfs", "none")
 
 
 async def test_other_limits_of_a_key_hold_from_the_reload_on(tmp_path: Path) -> None:

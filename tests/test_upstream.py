@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 from multidict import CIMultiDict
 
-from proxy.errors import EngineGarbage, EngineLost, EngineTimeout, EngineUnreachable
+from proxy.errors import Draining, EngineGarbage, EngineLost, EngineTimeout, EngineUnreachable
 from proxy.settings import Settings
 from proxy.upstream import Upstream
 
@@ -203,3 +203,50 @@ async def test_an_answer_tells_its_type_and_length() -> None:
         answer = await upstream.open(base, "POST", "/", CIMultiDict(), b"{}")
         assert (answer.content_type, answer.content_length) == ("application/octet-stream", None)
         answer.close()
+
+
+async def takes_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """An engine that has stopped: it reads no body and says nothing."""
+    await asyncio.Event().wait()
+
+
+async def test_a_stop_waits_for_no_engine_that_takes_nothing() -> None:
+    """Whoever sends a long body gets Draining, and the connections are closed although the engine reads nothing."""
+    async with upstream_to(takes_nothing) as (upstream, base, engine):
+        task = asyncio.create_task(upstream.open(base, "POST", "/", CIMultiDict(), 4 * LONG))
+        while not engine.heads:
+            await asyncio.sleep(0)
+        async with asyncio.timeout(60):
+            await upstream.close()
+        with pytest.raises(Draining):
+            await task
+
+
+async def test_an_engine_that_takes_nothing_of_a_long_body_is_given_up() -> None:
+    """Silence while a body is sent counts as silence does after it."""
+    async with upstream_to(takes_nothing, engine_timeout_s=0.2) as (upstream, base, _):
+        async with asyncio.timeout(60):
+            with pytest.raises(EngineTimeout):
+                await upstream.open(base, "POST", "/", CIMultiDict(), 4 * LONG)
+
+
+async def test_a_chunk_that_is_none_in_mid_answer_is_an_engine_lost() -> None:
+    """Who already waits for more is told, although the connection's end came without a word."""
+    more = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(2)
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n")
+        await more.wait()
+        writer.write(b"zz\r\n")
+
+    async with upstream_to(serve) as (upstream, base, _):
+        answer = await upstream.open(base, "POST", "/", CIMultiDict(), b"{}")
+        with contextlib.closing(answer):
+            assert await upstream.read(answer, base) == b"ab"
+            waiting = asyncio.create_task(upstream.read(answer, base))
+            await asyncio.sleep(0)
+            more.set()
+            async with asyncio.timeout(60):
+                with pytest.raises((EngineLost, EngineGarbage)):
+                    await waiting

@@ -5,9 +5,10 @@ from typing import Final
 
 from multidict import CIMultiDict
 
+from proxy.engine_answer import EngineAnswer
 from proxy.engines.facts import QUESTIONS, EngineFacts, Reply, read_facts
 from proxy.errors import HeadwayError
-from proxy.upstream import EngineAnswer, Upstream
+from proxy.upstream import Upstream
 
 _TIMEOUT_S: Final = 3.0
 # SGLang's /metrics can be some 100 kB; nothing else that is asked for comes near.
