@@ -1,26 +1,38 @@
 """Settings from TOML file, `HEADWAY_*` environment and flags, each winning over those before it."""
 
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import msgspec
 
+from proxy.describe import choices
+from proxy.identity import KeySettings
 from proxy.service_links import is_service_link
-from proxy.settings import DNS, ENV_PREFIX, Settings, SettingsError
+from proxy.settings import DNS, ENV_PREFIX, ClassSettings, Settings, SettingsError
+
+_TABLES: Final[dict[str, type[msgspec.Struct]]] = {"classes": ClassSettings, "keys": KeySettings}
+_PLACE: Final = re.compile(r"at `\$\.(?P<key>\w+)(?:\[.*?\])?(?:\.(?P<inner>\w+))?")
+_UNKNOWN: Final = re.compile(r"unknown field `(?P<key>.+)`$")
 
 
 def load_settings(flags: Mapping[str, Any], env: Mapping[str, str], config: Path | None = None) -> Settings:
     """Merge TOML file, environment and flags, the later winning, into checked settings.
 
-    `flags` holds only what was given on the command line. Raises SettingsError naming the key.
+    `flags` holds only what was given on the command line. Raises SettingsError naming the key and its source.
     """
     merged: dict[str, Any] = {}
-    merged.update(_from_toml(config) if config else {})
-    merged.update(_from_env(env))
-    merged.update(flags)
+    sources: dict[str, str] = {}
+    for values, source in (
+        (_from_toml(config) if config else {}, f"{config}"),
+        (_from_env(env), "the environment"),
+        (flags, "the flags"),
+    ):
+        merged.update(values)
+        sources.update(dict.fromkeys(values, source))
     if not merged.get("engine"):
         raise SettingsError(
             "no engine: give --engine http://HOST:PORT, or `engine` in the configuration file"
@@ -28,10 +40,21 @@ def load_settings(flags: Mapping[str, Any], env: Mapping[str, str], config: Path
     try:
         settings = msgspec.convert(merged, Settings, strict=False)
     except msgspec.ValidationError as error:
-        raise SettingsError(f"bad configuration: {error}") from error
+        raise SettingsError(f"bad configuration{_explained(str(error), sources)}") from error
     _check_urls(settings.engine)
     settings.redis_address()
     return settings
+
+
+def _explained(error: str, sources: Mapping[str, str]) -> str:
+    """What msgspec says, with what it leaves out: where the key comes from, and between what there is to choose."""
+    place = _PLACE.search(error) or _UNKNOWN.search(error)
+    if place is None:
+        return f": {error}"
+    key, inner = place["key"], place.groupdict().get("inner")
+    of = choices(_TABLES[key], inner) if inner else choices(Settings, key)
+    chosen = f": choose one of {', '.join(of)}" if of else ""
+    return f" in {sources[key]}: {error}{chosen}"
 
 
 def _from_toml(path: Path) -> dict[str, Any]:

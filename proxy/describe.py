@@ -1,7 +1,7 @@
 """The published table of the settings: names, defaults, descriptions, out of the struct itself."""
 
 from collections.abc import Iterator
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -11,6 +11,17 @@ def describe(struct: type[msgspec.Struct]) -> Iterator[tuple[str, str, str]]:
     hints = get_type_hints(struct, include_extras=True)
     for field in msgspec.structs.fields(struct):
         yield field.encode_name, _default(field), _description(hints[field.name])
+
+
+def choices(struct: type[msgspec.Struct], field: str) -> tuple[str, ...]:
+    """The words that a field takes; empty where it takes others too, or is none."""
+    return _words(get_type_hints(struct, include_extras=True).get(field))
+
+
+def _words(hint: Any) -> tuple[str, ...]:
+    if get_origin(hint) is Literal:
+        return get_args(hint)
+    return next((found for part in get_args(hint) if (found := _words(part))), ())
 
 
 def _default(field: msgspec.structs.FieldInfo) -> str:

@@ -150,6 +150,31 @@ def test_an_unknown_key_inside_a_table_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("sources", "source"),
+    [
+        ((ENGINE, {}, 'policy = "foo"'), "headway.toml"),
+        ((ENGINE, {"HEADWAY_POLICY": "foo"}, 'policy = "fcfs"'), "in the environment"),
+        ((ENGINE | {"policy": "foo"}, {"HEADWAY_POLICY": "fcfs"}, ""), "in the flags"),
+        ((ENGINE, {}, '[[classes]]\nname = "a"\npolicy = "foo"'), "headway.toml"),
+    ],
+)
+def test_a_word_that_is_no_choice_is_told_the_choices_and_where_it_stands(
+    sources: tuple[dict[str, Any], dict[str, str], str], source: str, tmp_path: Path
+) -> None:
+    """Of the three sources the one that has won is named, and every word that would do; in a table too."""
+    with pytest.raises(SettingsError, match=source) as caught:
+        load(*sources, tmp_path)
+    assert str(caught.value).endswith("fcfs, quantile, work, sjf")
+
+
+@pytest.mark.parametrize("toml", ['polcy = "fcfs"', '[[classes]]\nname = "a"\npolcy = "fcfs"', "port = 1.5"])
+def test_a_wrong_line_of_the_file_names_the_file(toml: str, tmp_path: Path) -> None:
+    """An unknown key, one in a table, a value of another type."""
+    with pytest.raises(SettingsError, match=r"headway\.toml: .*(polcy|port)"):
+        load(None, None, toml, tmp_path)
+
+
+@pytest.mark.parametrize(
     "url",
     [
         "127.0.0.1:8000",
