@@ -21,7 +21,6 @@ from proxy.doctor.examine import examine
 from proxy.doctor.findings import Finding, Report, Verdict, verdict_of
 from proxy.doctor.order import Votes, count_votes
 from proxy.doctor.prefix import Reuse, judge
-from proxy.doctor.signals import LONG, SHORT, accuracy
 from proxy.doctor.target import Timed
 from proxy.settings import Settings
 from proxy.upstream import Upstream
@@ -137,7 +136,8 @@ async def test_an_engine_that_has_work_is_not_probed() -> None:
     """Sixty requests would be in somebody's way: not proven, exit 2, and what to say to do it all the same."""
     async with FakeSglang() as engine:
         report = await examined(engine.url)
-        assert len(engine.received) < 60
+        # To turn words into tokens takes nothing of the model.
+        assert len([path for path, *_ in engine.received if path != "/tokenize"]) < 60
     (order,) = [found for found in report.findings if found.name == "order"]
     assert (order.verdict, order.flag) == (Verdict.UNPROVEN, "--force")
 
@@ -263,12 +263,6 @@ def test_the_shared_prefix_is_judged_by_whole_blocks(cached: int, verdict: Verdi
     """Four fifths of what could come from the cache must."""
     both = seen(0.0, 1.0, 0)
     assert judge("vllm", Reuse(cached, 128), both, both)[-1].verdict is verdict
-
-
-def test_a_signal_is_worth_what_it_tells_apart() -> None:
-    """All pairs right is 1, all alike is chance."""
-    assert accuracy([1.0] * len(SHORT) + [2.0] * len(LONG)) == 1.0
-    assert accuracy([1.0] * (len(SHORT) + len(LONG))) == 0.5
 
 
 def test_one_bad_finding_makes_a_bad_engine() -> None:

@@ -47,25 +47,31 @@ class Vocabulary:
             self._asking.cancel()
 
     async def _ask(self, engine: str, model: str) -> None:
-        found: list[int] = []
-        try:
-            for text in (*OPENINGS, *ENDS):
-                tokens = await self._tokens(engine, model, text)
-                found += tokens if len(tokens) == 1 else []
-        except (HeadwayError, msgspec.DecodeError, ValueError) as error:
-            _LOG.info("engine %s does not tell its tokens, its likeliest will do: %s", engine, error)
-        self._known[engine, model] = tuple(found)
+        self._known[engine, model] = await ask_token_ids(self._upstream, engine, model, self._api_key)
 
-    async def _tokens(self, engine: str, model: str, text: str) -> list[int]:
-        headers = CIMultiDict({"Content-Type": "application/json"})
-        if self._api_key is not None:
-            headers["Authorization"] = f"Bearer {self._api_key}"
-        body = msgspec.json.encode({"model": model, "prompt": text, "add_special_tokens": False})
-        answer = await self._upstream.open(engine, "POST", "/tokenize", headers, body)
-        whole = b""
-        try:
-            while len(whole) < _LONGEST_ANSWER and (chunk := await self._upstream.read(answer, engine)):
-                whole += chunk
-        finally:
-            answer.close()
-        return msgspec.json.decode(whole, type=_Tokens).tokens if answer.status == 200 else []
+
+async def ask_token_ids(upstream: Upstream, engine: str, model: str, api_key: str | None) -> tuple[int, ...]:
+    """The ids of the openings and ends that are one token each; what was found so far where the engine fails."""
+    found: list[int] = []
+    try:
+        for text in (*OPENINGS, *ENDS):
+            body = msgspec.json.encode({"model": model, "prompt": text, "add_special_tokens": False})
+            tokens = await _tokens(upstream, engine, api_key, body)
+            found += tokens if len(tokens) == 1 else []
+    except (HeadwayError, msgspec.DecodeError, ValueError) as error:
+        _LOG.info("engine %s does not tell its tokens, its likeliest will do: %s", engine, error)
+    return tuple(found)
+
+
+async def _tokens(upstream: Upstream, engine: str, api_key: str | None, body: bytes) -> list[int]:
+    headers = CIMultiDict({"Content-Type": "application/json"})
+    if api_key is not None:
+        headers["Authorization"] = f"Bearer {api_key}"
+    answer = await upstream.open(engine, "POST", "/tokenize", headers, body)
+    whole = b""
+    try:
+        while len(whole) < _LONGEST_ANSWER and (chunk := await upstream.read(answer, engine)):
+            whole += chunk
+    finally:
+        answer.close()
+    return msgspec.json.decode(whole, type=_Tokens).tokens if answer.status == 200 else []

@@ -10,10 +10,12 @@ from typing import Any, Final
 import msgspec
 from multidict import CIMultiDict
 
-from predictor.request import Api, decode_body
+from predictor.request import Api, RequestBody, decode_body
+from predictor.self_query import SelfQuery
 from proxy.answers import Answer, error_in
+from proxy.asking.vocabulary import ask_token_ids
 from proxy.dialects import decode_answer
-from proxy.engines.adapter import EngineAdapter, Turn
+from proxy.engines.adapter import EngineAdapter, Outgoing, Turn
 from proxy.engines.facts import EngineFacts, Reply
 from proxy.errors import HeadwayError
 from proxy.sse import StreamObserver
@@ -47,14 +49,6 @@ class Timed(msgspec.Struct, frozen=True):
     def step_s(self) -> float:
         """The median time between two pieces of a stream; 0 where there are none."""
         return statistics.median(self.gaps_s) if self.gaps_s else 0.0
-
-    @property
-    def document(self) -> Any:
-        """The decoded body of a unary answer; None where it is no JSON."""
-        try:
-            return msgspec.json.decode(self.body)
-        except msgspec.DecodeError:
-            return None
 
     @property
     def cached_tokens(self) -> int | None:
@@ -96,10 +90,11 @@ class Target(msgspec.Struct, frozen=True):
             return Reply()
         return Reply(status, body)
 
-    async def post(self, path: str, body: Body) -> Reply:
+    async def post(self, path: str, body: Body | bytes) -> Reply:
         """POST a document; an empty reply where none comes."""
         try:
-            status, raw, _ = await self._exchange("POST", path, msgspec.json.encode(body))
+            encoded = body if isinstance(body, bytes) else msgspec.json.encode(body)
+            status, raw, _ = await self._exchange("POST", path, encoded)
         except (HeadwayError, TimeoutError):
             return Reply()
         return Reply(status, raw)
@@ -108,18 +103,34 @@ class Target(msgspec.Struct, frozen=True):
         """A chat completion, made by the adapter as the proxy's are, streamed where `body` says so."""
         raw = msgspec.json.encode({"model": self.model, **body})
         outgoing = self.adapter.outgoing(Api.CHAT, raw, decode_body(raw), turn, self.new_id())
-        observer = StreamObserver(drop_usage=False, api=Api.CHAT)
+        return await self._send(Api.CHAT, outgoing, streamed=bool(body.get("stream")))
+
+    async def ask(self, query: SelfQuery) -> Timed:
+        """A self-prediction query, by the proxy's steps. Raises ValueError where its prompt is not rendered."""
+        if query.render is not None:
+            query = query.with_tokens((await self.post("/tokenize", query.render)).body)
+        outgoing = self.adapter.outgoing(query.api, query.body, RequestBody(), None, self.new_id())
+        return await self._send(query.api, outgoing, streamed=False)
+
+    async def token_ids(self) -> tuple[int, ...]:
+        """Of the openings that a query asks about; empty where the engine tells none in time."""
+        try:
+            async with asyncio.timeout(_REQUEST_TIMEOUT_S):
+                return await ask_token_ids(self.upstream, self.url, self.model, self.api_key)
+        except TimeoutError:
+            return ()
+
+    async def _send(self, api: Api, outgoing: Outgoing, *, streamed: bool) -> Timed:
+        observer = StreamObserver(drop_usage=False, api=api)
         sent_s = time.monotonic()
         try:
             status, whole, pieces_s = await self._exchange(
-                "POST", Api.CHAT, outgoing.body, outgoing.headers, observer
+                "POST", api, outgoing.body, outgoing.headers, observer
             )
         except (HeadwayError, TimeoutError) as error:
             nothing = msgspec.json.encode({"error": str(error)})
             return Timed(0, nothing, Answer(), sent_s, None, time.monotonic())
-        answer = (
-            _unary(whole) if not body.get("stream") else Answer(None, observer.finish_reason, observer.usage)
-        )
+        answer = Answer(None, observer.finish_reason, observer.usage) if streamed else _unary(whole, api)
         gaps_s = tuple(later - earlier for earlier, later in itertools.pairwise(pieces_s))
         first_s = pieces_s[0] if pieces_s else None
         return Timed(status, whole, answer, sent_s, first_s, time.monotonic(), gaps_s, outgoing.rank)
@@ -153,9 +164,9 @@ class Target(msgspec.Struct, frozen=True):
         return response.status, whole, pieces_s
 
 
-def _unary(whole: bytes) -> Answer:
+def _unary(whole: bytes, api: Api) -> Answer:
     try:
-        return decode_answer(whole)
+        return decode_answer(whole, api)
     except ValueError:
         return Answer()
 
