@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from logged_traffic import write_log
 
 from headway import main
 
@@ -60,6 +61,43 @@ def test_the_tables_name_every_policy_and_end_with_a_verdict(
     for policy in ("fcfs", "sjf", "hrrn", "boost", "quantile", "oracle-sjf", "oracle-quantile"):
         assert policy in printed
     assert "headroom" in printed
+
+
+def test_a_traffic_log_is_replayed_on_the_engine_that_it_shows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whether there is anything to gain is asked of that engine; the verdict names it, and the load."""
+    source = write_log(tmp_path, 300)
+    words = [
+        "replay",
+        "--on",
+        source,
+        "--requests",
+        "100",
+        "--loads",
+        "1.2",
+        "--policies",
+        "quantile",
+        "--json",
+    ]
+    assert main(words) == 0
+    seen = json.loads(capsys.readouterr().out)
+    assert main([*words, "--engine-profile", "h100-8b"]) == 0
+    h100 = json.loads(capsys.readouterr().out)
+    assert "slots" in seen["engine_profile"]
+    assert seen["capacity_per_s"] != h100["capacity_per_s"]
+    for report in (seen, h100):
+        (outlook,) = report["outlooks"]
+        assert outlook["verdict"].startswith(f"1 x {report['engine_profile']}, trace, load 1.2. ")
+
+
+def test_an_engine_that_nothing_tells_of_is_called_assumed(
+    trace: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A trace has no pace; nobody shall take the verdict for one on his own engine."""
+    words = ["replay", "--on", trace, "--requests", "100", "--loads", "1", "--policies", "quantile"]
+    assert main(words) == 0
+    assert "1 x h100-8b (assumed), trace, load 1." in capsys.readouterr().out.replace("\n", " ")
 
 
 def test_tuning_writes_its_choice(trace: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from predictor.errors import PredictorError
-from training.profiles import PROFILES, profile_named
 from training.replay.arrivals import Arrivals, draw_arrivals, peak_load
+from training.replay.engine import AUTO, CHOICES, profile_of
 from training.replay.outlook import Advance, Outlook, Setting, default_overtake_s, look, runs_of
 from training.replay.predictions import Distortion, distorted, ranked
 from training.replay.scene import ORACLE, POLICIES, Knobs, Scene, capacity_per_s, jobs_of
@@ -62,7 +62,7 @@ def _add_traffic(add: Callable[..., object]) -> None:
         metavar="SRC",
         help="sqlite:///log.db, redis://, *.jsonl[.gz], *.parquet, trace *.csv[.gz]",
     )
-    add("--engine-profile", default="h100-8b", metavar="NAME", help=", ".join(sorted(PROFILES)))
+    add("--engine-profile", default=AUTO, metavar="NAME", help=CHOICES)
     add("--replicas", type=int, default=1, help="how many such engines")
     add("--window", type=int, help="requests at each engine at once; default: its slots")
     add(
@@ -149,7 +149,7 @@ class _Stage:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self._args = args
-        self._pool = Pool(profile_named(args.engine_profile), args.replicas, args.window)
+        self._pool = Pool(profile_of(args.engine_profile, args.on), args.replicas, args.window)
         found = read_workload(args.on)
         recorded = (found if args.rows == "all" else found.heldout()).fitting(self._pool.profile)
         self._kind = _kind_of(args.arrivals, recorded)

@@ -82,8 +82,13 @@ def look(scene: Scene, setting: Setting, policies: Sequence[str], knobs: Knobs, 
         lane_share=knobs.lane_share,
         headroom=headroom(fcfs, best),
         arms=arms,
-        verdict=verdict(fcfs, best, ours, knobs.max_overtake_s),
+        verdict=f"{setting_of(scene, setting)} {verdict(fcfs, best, ours, knobs.max_overtake_s)}",
     )
+
+
+def setting_of(scene: Scene, setting: Setting) -> str:
+    """What a verdict holds for: the engines and the load, which need not be the operator's."""
+    return f"{scene.pool.replicas} x {scene.pool.profile.name}, {setting.arrivals}, load {setting.load:g}."
 
 
 def default_overtake_s(fcfs: Figures, peak_load: float, extra_delay_s: float | None) -> float:

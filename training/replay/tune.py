@@ -8,7 +8,7 @@ import msgspec
 
 from predictor.order import Choice
 from training.replay.measures import Figures
-from training.replay.outlook import Advance, Setting
+from training.replay.outlook import Advance, Setting, setting_of
 from training.replay.predictions import Ranked
 from training.replay.scene import Knobs, Scene
 from training.replay.verdict import SHORTEST_FIRST, headroom, verdict
@@ -114,7 +114,8 @@ def tune(
         headroom=headroom(scene.fcfs_figures, best),
         gets=headroom(scene.fcfs_figures, figures),
         frontier=tuple(points),
-        verdict=verdict(scene.fcfs_figures, best, figures, knobs.max_overtake_s),
+        verdict=f"{setting_of(scene, setting)} "
+        f"{verdict(scene.fcfs_figures, best, figures, knobs.max_overtake_s)}",
     )
 
 
