@@ -83,9 +83,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Annotated[int, Meta(ge=0, le=65535)] | None,
         Meta(description="Port of full /metrics and status; 0: any free, absent: off."),
     ] = None
-    state: Annotated[str, Meta(description="Directory of the traffic log and artifacts.")] = msgspec.field(
-        default_factory=default_state_dir
-    )
+    state: Annotated[
+        str,
+        Meta(
+            description="Directory of artifacts, traffic log and history.db: lengths by tenant and model, and by "
+            "unsalted 64-bit hashes of prompt, system prompt and first four words. No text, but pseudonymous: "
+            "whoever has the file can test guesses. With `redis` the hashes are there instead."
+        ),
+    ] = msgspec.field(default_factory=default_state_dir)
     redis: Annotated[
         str | None,
         Meta(
@@ -106,14 +111,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     redis_rows: Annotated[
         int, Meta(ge=1, description="Rows of the traffic log in Redis (about 1 kB each), of all proxies.")
     ] = 200_000
-    traffic_log: Annotated[bool, Meta(description="Write the traffic log.")] = True
+    traffic_log: Annotated[bool, Meta(description="Write the traffic log, and history.db beside it.")] = True
     text_mode: Annotated[
         Literal["none", "hashed", "full"],
         Meta(
             description="What the traffic log keeps of prompts: `none`: numbers only, which cannot be turned "
-            "back into text; `hashed`: hashes of words and word pairs too, which lets a retrained ranker "
-            "learn your words, but whoever gets the file can test guesses (is this word, this sentence in it?); "
-            "`full`: the whole prompts, readable by whoever can read the file."
+            "back into text (history.db holds hashes all the same, see `state`); `hashed`: hashes of words "
+            "and word pairs too, which lets a retrained ranker learn your words, but whoever gets the file can "
+            "test guesses (is this word, this sentence in it?); `full`: the whole prompts, readable by whoever "
+            "can read the file."
         ),
     ] = "none"
     traffic_log_days: Annotated[float, Meta(gt=0, description="Days a row of the log is kept.")] = 30.0
