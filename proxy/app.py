@@ -15,6 +15,7 @@ from predictor.redis_address import RedisAddress
 from proxy.active import ActiveCount
 from proxy.admin import Admin
 from proxy.asking.make import make_asker
+from proxy.background import in_background
 from proxy.booking import Bookkeeper
 from proxy.clock import Clock
 from proxy.discovery import Discovery
@@ -120,9 +121,8 @@ class Headway:
             self._listeners.append(Listener(admin.handle, settings, settings.admin_host, settings.admin_port))
             self.admin_port = await self._listeners[1].start()
         running = [self._health.run(), self._engines.run(), self._dispatcher.run(), self._discovery.run()]
-        running += self._learning.running()
-        running += self._together.parts() if self._together else []
-        self._tasks += [asyncio.create_task(part) for part in running]
+        running += [*self._learning.running(), *(self._together.parts() if self._together else [])]
+        self._tasks += [in_background(part) for part in running]
         # Requests are taken already; this only lets whoever starts us find the engines looked at.
         with suppress(TimeoutError):
             async with asyncio.timeout(_FIRST_LOOK_S):
@@ -181,7 +181,7 @@ class Headway:
             upstream=self._upstream,
             books=self._books,
             metrics=self.metrics,
-            added=self._together.places.hold if self._together else None,
+            places=self._together.places if self._together else None,
         )
 
     def _serve_clients(self, api_key: str | None) -> None:

@@ -1,7 +1,6 @@
 """The engines there are: each one added to, and taken out of, every part that keeps something of it."""
 
 import logging
-from collections.abc import Callable
 from typing import Final
 
 from proxy.booking import Bookkeeper
@@ -12,6 +11,7 @@ from proxy.gauges import watch_engine
 from proxy.health import HealthWatch
 from proxy.metrics import Metrics
 from proxy.order_watch import Verdict
+from proxy.shared.places import Places
 from proxy.upstream import Upstream
 from proxy.windows import Windows
 
@@ -33,9 +33,9 @@ class Pool:
         upstream: Upstream,
         books: Bookkeeper,
         metrics: Metrics,
-        added: Callable[[str], None] | None = None,
+        places: Places | None = None,
     ) -> None:
-        """`mode`: who orders, as the settings say; `added` is called for each engine before it is sent to."""
+        """`mode`: who orders, as the settings say; `places`: what other proxies that send to the engines leave."""
         self._mode = mode
         self._clock = clock
         self._dispatcher = dispatcher
@@ -45,7 +45,7 @@ class Pool:
         self._upstream = upstream
         self._books = books
         self._metrics = metrics
-        self._added = added
+        self._places = places
         self._leaving: set[str] = set()
 
     def add(self, url: str) -> None:
@@ -60,8 +60,8 @@ class Pool:
         self._dispatcher.apply(self._windows.add(url, now_us))
         self._dispatcher.apply(self._dispatcher.scheduler.set_available(url, False, now_us))
         self.adapt(url)
-        if self._added is not None:
-            self._added(url)
+        if self._places is not None:
+            self._places.hold(url)
         watch_engine(self._metrics, self._dispatcher.scheduler.replica(url), self._books.watches[url])
 
     def adapt(self, url: str) -> None:
@@ -90,6 +90,8 @@ class Pool:
     def _remove(self, url: str) -> None:
         self._dispatcher.scheduler.remove_replica(url)
         self._windows.remove(url)
+        if self._places is not None:
+            self._places.forget(url)
         self._engines.remove(url)
         self._upstream.forget(url)
         self._books.watches.pop(url, None)

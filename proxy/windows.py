@@ -41,6 +41,9 @@ class Windows:
         self._unlimited.discard(engine)
         self._paused.discard(engine)
 
+    def __contains__(self, engine: str) -> bool:
+        return engine in self._controllers
+
     def limit(self, engine: str, *, unlimited: bool, now_us: int) -> Changes:
         """The engine turned out to order by itself, or not to."""
         if unlimited == (engine in self._unlimited):

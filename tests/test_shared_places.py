@@ -163,6 +163,27 @@ async def test_redis_goes_and_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert sum(one.status().outcomes["completed"] for one in proxies) == answered
 
 
+async def test_an_engine_that_left_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One engine leaves, then Redis goes: the others' windows are found alone, and a new engine is sent to."""
+    monkeypatch.setattr("proxy.shared.places._KEEP_US", 1_000_000)
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(redis_server(tmp_path))
+        leaving, staying, new = [await stack.enter_async_context(engine_of()) for _ in range(3)]
+        headway, other = [
+            await stack.enter_async_context(proxy_before(leaving.url, staying.url, redis=server.url))
+            for _ in range(2)
+        ]
+        await eventually(lambda: all("share" in one.window_reason for one in headway.status().engines))
+        for one in (headway, other):
+            one._pool.leave(leaving.url)
+            one._pool.sweep()
+        await server.kill()
+        await eventually(lambda: "share" not in headway.status().engines[0].window_reason)
+        headway._pool.add(new.url)
+        await eventually(lambda: all(one.window for one in headway.status().engines))
+        assert [one.url for one in headway.status().engines] == [staying.url, new.url]
+
+
 async def ask_until(stop: asyncio.Event, client: aiohttp.ClientSession, headway: Headway) -> int:
     answered = 0
     while not stop.is_set():

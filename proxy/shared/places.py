@@ -92,6 +92,13 @@ class Places:
         self._held.add(engine)
         self._share(engine, Share(0, "asking the other proxies"))
 
+    def forget(self, engine: str) -> None:
+        """The engine has left: what is known of others that send to it is of no use any more."""
+        self._held.discard(engine)
+        self._fleets.pop(engine, None)
+        self._wanted.pop(engine, None)
+        self._agreed.pop(engine, None)
+
     async def run(self) -> None:
         """Beat until cancelled. Where the first beat fails, this proxy begins on its own."""
         with suppress(TimeoutError):
@@ -123,9 +130,9 @@ class Places:
             )
             for engine in self._fleets:
                 self._share(engine, None)
-            self._forget()
+            self._forget_all()
 
-    def _forget(self) -> None:
+    def _forget_all(self) -> None:
         self._fleets.clear()
         self._wanted.clear()
         self._agreed.clear()
@@ -135,6 +142,9 @@ class Places:
         groups = grouped(self._best_keys()) if self._fleets else ()
         proxies, asked = 1, False
         for replica in self._dispatcher.scheduler.replicas:
+            if replica.name not in self._windows:
+                # It left while another one's places were asked for.
+                continue
             controller = self._windows.controller(replica.name)
             if controller is None:
                 self._share(replica.name, None)
@@ -152,13 +162,11 @@ class Places:
         places, agreed, others = await self._ask(
             engine, window, self._wanted.get(engine, controller.window), own
         )
-        self._held.discard(engine)
-        if not others:
-            self._fleets.pop(engine, None)
-            self._wanted.pop(engine, None)
-            self._agreed.pop(engine, None)
+        if engine not in self._windows or not others:
+            self.forget(engine)
             self._share(engine, None)
             return 1
+        self._held.discard(engine)
         standings = {self._proxy_id: own, **others}
         fleet = self._fleets.get(engine)
         if fleet is None:
@@ -210,6 +218,9 @@ class Places:
         return nsmallest(_MOST_KEYS, keys)
 
     def _share(self, engine: str, share: Share | None) -> None:
+        if engine not in self._windows:
+            # It left while its places were asked for.
+            return
         self._dispatcher.apply(self._windows.share(engine, share, self._clock.now_us()))
 
 
