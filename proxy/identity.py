@@ -30,9 +30,10 @@ class KeySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         ),
     ]
     tenant: Annotated[str, Meta(min_length=1, max_length=128, description="On whose account it runs.")]
-    class_name: Annotated[str, Meta(description="Its class; a client may ask for a worse one.")] = (
-        msgspec.field(name="class", default="standard")
-    )
+    class_name: Annotated[
+        str | None,
+        Meta(description="Its class; a client may ask for a worse one; absent: the default class."),
+    ] = msgspec.field(name="class", default=None)
     weight: Annotated[float, Meta(gt=0, description="Its share beside other tenants.")] = 1.0
     max_running: Annotated[
         Annotated[int, Meta(ge=1)] | None, Meta(description="Most at the engines at once; absent: no limit.")
@@ -72,12 +73,16 @@ class Identities:
         """Without `keys` everybody is one tenant. Raises ValueError where a key names an unknown class."""
         self._classes = {service.name: service for service in classes}
         for key in keys:
-            if key.class_name not in self._classes:
-                raise ValueError(f"the key of tenant {key.tenant} names the unknown class '{key.class_name}'")
+            if key.class_name is not None and key.class_name not in self._classes:
+                raise ValueError(
+                    f"the key of tenant {key.tenant} names the unknown class '{key.class_name}': "
+                    f"there are {', '.join(self._classes)}"
+                )
         if default_class not in self._classes:
             raise ValueError(f"default_class '{default_class}' is none of {', '.join(self._classes)}")
         self._keys = {key.sha256.lower(): key for key in keys}
-        self._anybody = KeySettings(sha256="0" * 64, tenant=DEFAULT_TENANT, class_name=default_class)
+        self._default_class = default_class
+        self._anybody = KeySettings(sha256="0" * 64, tenant=DEFAULT_TENANT)
         self._trust_headers = trust_headers
 
     @property
@@ -88,7 +93,8 @@ class Identities:
     def identify(self, headers: CIMultiDictProxy[str]) -> Identity:
         """Raises UnknownKey, or InvalidRequest for a header that cannot be read."""
         key = self._key(headers)
-        service = self._class(headers.get(CLASS_HEADER), self._classes[key.class_name])
+        own = self._classes[key.class_name or self._default_class]
+        service = self._class(headers.get(CLASS_HEADER), own)
         tenant = headers.get(TENANT_HEADER) if self._trust_headers else None
         if tenant is not None and not 0 < len(tenant) <= _LONGEST_TENANT:
             raise InvalidRequest(f"{TENANT_HEADER} must have 1 to {_LONGEST_TENANT} characters.")
