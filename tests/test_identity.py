@@ -28,5 +28,5 @@ def test_a_key_that_names_no_class_has_the_default_one(key: dict[str, str], expe
 
 def test_a_key_that_names_an_unknown_class_is_refused_by_name() -> None:
     """With the tenant's name and the classes that there are."""
-    with pytest.raises(ValueError, match="tenant search names the unknown class 'day'.* chat, night"):
+    with pytest.raises(ValueError, match=r"tenant search names the unknown class 'day'.* chat, night"):
         known(class_name="day")
