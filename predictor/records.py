@@ -9,6 +9,8 @@ from predictor.request import RequestBody
 
 # 2: `grams` and `body`, the text modes.
 RECORD_VERSION: Final = 2
+# What the engines' dialects call an answer that was cut at its limit.
+CUT: Final = frozenset({"length", "max_tokens", "max_output_tokens", "incomplete"})
 
 
 class Outcome(StrEnum):

@@ -7,7 +7,7 @@ from typing import Final
 
 from predictor.features.schema import Schema
 from predictor.history import HistoryKey
-from predictor.records import Outcome, TrafficRecord
+from predictor.records import CUT, Outcome, TrafficRecord
 from proxy.clock import Clock
 from proxy.engines.registry import Engines
 from proxy.exchange import Exchange
@@ -18,8 +18,6 @@ from proxy.order_watch import OrderWatch, Sighting, Verdict
 from proxy.ranking import NEUTRAL, Estimate, Estimator
 
 _LOG: Final = logging.getLogger("headway.order")
-# What the engines' dialects call an answer that was cut at its limit.
-_CUT: Final = frozenset({"length", "max_tokens", "max_output_tokens", "incomplete"})
 _ENDED_BY_ITSELF: Final = frozenset(
     {"stop", "tool_calls", "function_call", "end_turn", "stop_sequence", "tool_use", "completed"}
 )
@@ -91,7 +89,7 @@ class Bookkeeper:
         tokens = exchange.usage.completion_tokens if exchange.usage else None
         if exchange.estimate is None or tokens is None:
             return
-        if exchange.finish_reason in _CUT:
+        if exchange.finish_reason in CUT:
             self._learning.ended(exchange, tokens, cut=True)
         if exchange.finish_reason not in _ENDED_BY_ITSELF:
             return

@@ -10,7 +10,7 @@ from typing import Final
 from aiohttp import web
 
 from predictor.records import Outcome
-from predictor.request import Api, InferenceRequest, RequestBody, prompt_characters
+from predictor.request import Api, InferenceRequest, RequestBody, guessed_tokens, prompt_characters
 from predictor.self_query import SelfQuery
 from proxy import headers as names
 from proxy.asking.asker import Asker, Candidate
@@ -38,8 +38,6 @@ _LOG: Final = logging.getLogger("headway.serving")
 _ATTEMPTS: Final = 3
 # Refusals for a full queue; each leaves the engine fewer requests, so that only others' keep it full so long.
 _MOST_REFUSALS: Final = 16
-# English text under the tokenizers in use; only sizes that nobody reports are guessed by it.
-_CHARACTERS_PER_TOKEN: Final = 4
 
 
 class Serving:
@@ -186,7 +184,7 @@ class Serving:
             prediction=estimate.prediction,
             class_name=identity.service.name,
             tenant=identity.tenant,
-            prompt_tokens=prompt_characters(body) // _CHARACTERS_PER_TOKEN,
+            prompt_tokens=guessed_tokens(prompt_characters(body)),
             body_bytes=body_bytes,
             streamed=bool(body.stream),
             answers=body.answer_count,

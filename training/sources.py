@@ -10,19 +10,17 @@ import zlib
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import msgspec
 import redis
 
-from predictor.records import Outcome, TrafficRecord
+from predictor.records import CUT, Outcome, TrafficRecord
 from predictor.redis_address import SCHEMES, RedisAddress
 from predictor.traffic_store import read_records, read_schemas
 from predictor.traffic_stream import read_stream
 
-# What the engines' dialects call an answer that was cut at its limit.
-_CUT: Final = frozenset({"length", "max_tokens", "max_output_tokens", "incomplete"})
 Row = dict[str, Any]
 
 
@@ -208,5 +206,5 @@ def _completed(requests: Iterator[LoggedRequest]) -> Iterator[SourceRow]:
 def logged_row(request: LoggedRequest) -> Row:
     """A logged request as a row of a source."""
     row = msgspec.structs.asdict(request.record)
-    truncated = request.record.finish_reason in _CUT
+    truncated = request.record.finish_reason in CUT
     return {**row, "id": request.record.request_id, "feature_names": request.names, "truncated": truncated}

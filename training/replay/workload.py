@@ -12,14 +12,13 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from predictor.request import RequestBody, body_from_dict
+from predictor.request import RequestBody, body_from_dict, guessed_tokens
 from training.profiles import EngineProfile
 from training.sources import DataError, LoggedRequest, Row, is_traffic, read_source, read_traffic, shown
 
 IntArray = npt.NDArray[np.int64]
 DoubleArray = npt.NDArray[np.float64]
 
-_CHARACTERS_PER_TOKEN: Final = 4
 _MOST_TOKENS: Final = 10_000_000
 _BODY_FIELDS: Final = frozenset(RequestBody.__struct_fields__)
 _TRACE_COLUMNS: Final = ("t_seconds", "prompt_tokens", "output_tokens")
@@ -114,7 +113,7 @@ def _item(row: Row, location: str) -> Item | None:
     text = row.get("messages") or row.get("prompt")
     prompt_tokens = _count(row.get("prompt_tokens"), location, "prompt_tokens")
     return Item(
-        prompt_tokens=prompt_tokens or max(1, _characters(text) // _CHARACTERS_PER_TOKEN),
+        prompt_tokens=prompt_tokens or max(1, guessed_tokens(_characters(text))),
         output_tokens=output_tokens,
         split=str(row.get("split") or ""),
         body=body if text else None,
