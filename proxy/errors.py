@@ -127,7 +127,7 @@ class MethodNotAllowed(InvalidRequest):
 
 
 class Unauthorized(InvalidRequest):
-    """Draining is for clients on the proxy's own host."""
+    """Draining is for programs on the proxy's own host, not for pages in a browser there."""
 
     status = 401
     code = "unauthorized"
