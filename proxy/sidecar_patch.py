@@ -8,11 +8,16 @@ import argparse
 import json
 import re
 import sys
+from collections.abc import Callable
+from pathlib import PurePosixPath
 from typing import Any, Final
 
 _NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 # Beyond the drain: the engine's own exit.
 _MARGIN_S: Final = 30
+# Where the chart's headway.toml looks for them (helm/headway/templates/_config.tpl).
+_ENGINE_KEY_FILE: Final = "/secrets/engine/api-key"
+_REDIS_CA_FILE: Final = "/secrets/redis-ca/ca.crt"
 # Runs in the engine's container, so it needs nothing but the Python that runs the engine.
 DRAIN_SCRIPT: Final = """\
 # Keep serving until no Service sends here any more; then have the proxy beside us finish every answer.
@@ -51,10 +56,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="value of the pods' label headway.dev/inject, by which the Service finds them (headway)",
     )
     add("--config-map", type=_name, metavar="NAME", help="ConfigMap with headway.toml, instead of flags")
+    _add_secrets(add)
     add("--drain-delay-s", type=_seconds, default=5, metavar="S", help="keep serving before the drain (5)")
     add("--drain-s", type=_seconds, default=600, metavar="S", help="longest drain (600)")
     add("--kustomize", action="store_true", help="with the head that kustomize wants in a patch")
     add("serve", nargs="*", metavar="-- FLAG", help="more flags of headway serve")
+
+
+def _add_secrets(add: Callable[..., object]) -> None:
+    """What the chart's values `engine.apiKeySecret` and `redis` stand for: the kubelet alone sees what is in them."""
+    secret = {"type": _name, "metavar": "NAME"}
+    add("--engine-key-secret", **secret, help="Secret whose `api-key` is the engine's")
+    add("--redis-secret", **secret, help="Secret with Redis's `url`; with --redis: with its `password`")
+    add("--redis", metavar="URL", help="Redis that proxies share")
+    add("--redis-ca-secret", **secret, help="Secret whose `ca.crt` Redis's TLS is held against")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -97,6 +112,7 @@ def _sidecar(args: argparse.Namespace) -> dict[str, Any]:
         "imagePullPolicy": "IfNotPresent",
         "restartPolicy": "Always",
         "command": _command(args),
+        **({"env": env} if (env := _redis_env(args)) else {}),
         "ports": [
             {"name": "headway", "containerPort": args.port},
             {"name": "headway-admin", "containerPort": args.admin_port},
@@ -126,7 +142,28 @@ def _command(args: argparse.Namespace) -> list[str]:
         "--state": "/var/lib/headway",
         "--drain-s": str(args.drain_s),
     }
+    flags |= {"--engine-api-key-file": _ENGINE_KEY_FILE} if args.engine_key_secret else {}
+    flags |= {"--redis-ca-file": _REDIS_CA_FILE} if args.redis_ca_secret else {}
     return ["headway", "serve", *(f"{name}={value}" for name, value in flags.items()), *args.serve]
+
+
+def _redis_env(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """In the environment, because only there the kubelet can put in what a Secret holds."""
+    name, key = ("HEADWAY_REDIS_PASSWORD", "password") if args.redis else ("HEADWAY_REDIS", "url")
+    secret = {"secretKeyRef": {"name": args.redis_secret, "key": key}}
+    return [
+        *([{"name": "HEADWAY_REDIS", "value": args.redis}] if args.redis else []),
+        *([{"name": name, "valueFrom": secret}] if args.redis_secret else []),
+    ]
+
+
+def _secrets(args: argparse.Namespace) -> list[tuple[str, str, PurePosixPath]]:
+    """Volume, Secret and folder of each file that comes from a Secret."""
+    named = (
+        ("headway-engine-key", args.engine_key_secret, PurePosixPath(_ENGINE_KEY_FILE).parent),
+        ("headway-redis-ca", args.redis_ca_secret, PurePosixPath(_REDIS_CA_FILE).parent),
+    )
+    return [(volume, secret, folder) for volume, secret, folder in named if secret]
 
 
 def _security_context() -> dict[str, Any]:
@@ -147,6 +184,10 @@ def _mounts(args: argparse.Namespace) -> list[dict[str, Any]]:
         *(config if args.config_map else []),
         {"name": "headway-state", "mountPath": "/var/lib/headway"},
         {"name": "headway-tmp", "mountPath": "/tmp"},  # noqa: S108 - an emptyDir of the pod's own
+        *(
+            {"name": volume, "mountPath": str(folder), "readOnly": True}
+            for volume, _, folder in _secrets(args)
+        ),
     ]
 
 
@@ -156,6 +197,7 @@ def _volumes(args: argparse.Namespace) -> list[dict[str, Any]]:
         *(config if args.config_map else []),
         {"name": "headway-tmp", "emptyDir": {}},
         {"name": "headway-state", "emptyDir": {}},
+        *({"name": volume, "secret": {"secretName": secret}} for volume, secret, _ in _secrets(args)),
     ]
 
 

@@ -56,6 +56,15 @@ def render(*sets: str, **options: Any) -> list[Manifest]:
     return [manifest for manifest in yaml.safe_load_all(done.stdout) if manifest]
 
 
+def notes(*sets: str, example: str) -> str:
+    """What helm says after an installation, without a cluster."""
+    place = (str(CHART), "-n", "prod", "--dry-run=client", "-f", str(CHART / "examples" / f"{example}.yaml"))
+    command = [str(tools.helm("helm4")), "install", "demo", *place]
+    command += [part for value in sets for part in ("--set", value)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    return done.stdout.partition("\nNOTES:\n")[2]
+
+
 def refusal(*sets: str, **options: Any) -> str:
     """Helm's words; AssertionError where it does not refuse."""
     done = helm_template(*sets, **options)

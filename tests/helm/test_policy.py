@@ -7,6 +7,7 @@ can only be seen on one.
 import argparse
 import copy
 import json
+import shlex
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ from proxy import sidecar_patch
 
 from . import tools
 from .kubeapi.patching import strategic_merge
-from .rendering import CHART, Manifest, only, render
+from .rendering import CHART, Manifest, notes, only, render
 
 COMPONENT = CHART.parent / "kustomize"
 
@@ -119,6 +120,40 @@ def test_policy_and_patch_add_the_same(policy: Manifest, environment: Any) -> No
         pod["containers"].sort(key=lambda container: container["name"])
         pod["volumes"].sort(key=lambda volume: volume["name"])
     assert by_policy == by_patch
+
+
+@pytest.mark.parametrize(
+    "sets",
+    [
+        (),
+        ("engine.apiKeySecret=the-key", "redis.kind=internal"),
+        ("redis.kind=external", "redis.existingSecret=our-redis", "redis.caSecret=our-ca"),
+    ],
+)
+def test_the_command_of_the_notes_adds_what_the_policy_would(sets: tuple[str, ...], environment: Any) -> None:
+    """With the Secrets that the configuration names: a proxy without them does not start, or shares nothing."""
+    said = notes(*sets, example="inject-by-patch").replace("\\\n", "")
+    command = said.partition("headway sidecar-patch")[2].partition(">")[0].replace("NAME", "vllm")
+    patch = sidecar_patch_of(*shlex.split(command))
+    by_patch = strategic_merge(engine_pod(), patch["spec"]["template"])["spec"]
+    policy = only(render(*sets, example="inject"), "MutatingAdmissionPolicy")["spec"]
+    by_policy = whole(admit(policy, environment, engine_pod())["spec"])
+    for pod in (by_policy, by_patch):
+        for part in (pod["containers"], pod["volumes"], pod["initContainers"][0]["volumeMounts"]):
+            part.sort(key=lambda one: one["name"])
+    assert by_policy == by_patch
+
+
+def test_without_a_config_map_the_secrets_are_named_by_flags() -> None:
+    """A key that is mounted and never read would be refused by the engine all the same."""
+    flags = ("--engine-key-secret=k", "--redis=rediss://r:6380/0", "--redis-ca-secret=c")
+    patch = sidecar_patch_of("--image=i", "--engine-container=vllm", *flags)["spec"]["template"]["spec"]
+    (sidecar,) = patch["initContainers"]
+    files = {mount["mountPath"] for mount in sidecar["volumeMounts"]}
+    assert {"/secrets/engine", "/secrets/redis-ca"} <= files
+    assert "--engine-api-key-file=/secrets/engine/api-key" in sidecar["command"]
+    assert "--redis-ca-file=/secrets/redis-ca/ca.crt" in sidecar["command"]
+    assert sidecar["env"] == [{"name": "HEADWAY_REDIS", "value": "rediss://r:6380/0"}]
 
 
 def test_policy_leaves_other_containers_and_longer_grace_alone(policy: Manifest, environment: Any) -> None:

@@ -70,6 +70,14 @@ volumeMounts: {{- include "headway.volumeMounts" . | nindent 2 }}
 {{- end }}
 {{- end }}
 
+{{/* The same for `headway sidecar-patch`, as its flags. */}}
+{{- define "headway.patchSecrets" -}}
+{{- with .Values.engine.apiKeySecret }} --engine-key-secret {{ . }}{{ end }}
+{{- if eq .Values.redis.kind "internal" }} --redis redis://{{ include "headway.fullname" . }}-redis:{{ .Values.redis.port }}/0{{ end }}
+{{- if ne .Values.redis.kind "none" }} --redis-secret {{ include "headway.redisSecret" . }}{{ end }}
+{{- with .Values.redis.caSecret }} --redis-ca-secret {{ . }}{{ end }}
+{{- end }}
+
 {{- define "headway.redisSecret" -}}
 {{ .Values.redis.existingSecret | default (printf "%s-redis" (include "headway.fullname" .)) }}
 {{- end }}
