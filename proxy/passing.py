@@ -5,6 +5,7 @@ from collections.abc import Callable
 from aiohttp import web
 from multidict import CIMultiDict
 
+from proxy.client_side import sent
 from proxy.engine_answer import EngineAnswer
 from proxy.errors import EngineUnreachable, HeadwayError, UnknownResponse
 from proxy.headers import steering_fields, to_client, to_engine
@@ -122,6 +123,7 @@ class Passing:
         return await self._upstream.open(last, method, path, headers, body), last
 
     async def _relay(self, request: web.BaseRequest, engine: EngineAnswer, base: str) -> web.StreamResponse:
+        limit_s = self._settings.client_timeout_s
         chunk = await self._upstream.read(engine, base)
         response = web.StreamResponse(
             status=engine.status, reason=engine.reason, headers=to_client(engine.headers, {})
@@ -130,12 +132,12 @@ class Passing:
         await response.prepare(request)
         try:
             while chunk:
-                await response.write(chunk)
+                await sent(request, response.write(chunk), len(chunk), limit_s)
                 chunk = await self._upstream.read(engine, base)
         except HeadwayError as error:
             # Half an answer is out: the connection ends, so that nobody takes it for whole.
             if request.transport is not None:
                 request.transport.close()
             raise ConnectionResetError(error.message) from error
-        await response.write_eof()
+        await sent(request, response.write_eof(), 0, limit_s)
         return response

@@ -1,7 +1,6 @@
 """The way out: the engine's bytes to the client, observed as they pass."""
 
-import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final, NoReturn
 
 from aiohttp import web
@@ -9,6 +8,7 @@ from multidict import CIMultiDict
 
 from predictor.records import Outcome
 from proxy.answers import FAILED
+from proxy.client_side import BUFFERED_BYTES, sent, sent_whole
 from proxy.clock import Clock
 from proxy.dialects import decode_answer
 from proxy.engine_answer import EngineAnswer
@@ -21,8 +21,6 @@ from proxy.upstream import Upstream
 
 # A unary answer up to this long is read whole, checked, and sent with its length; a longer one streams.
 _WHOLE_BYTES: Final = 4 << 20
-# What a socket's buffer takes whatever its client does: writing it waits for nobody.
-_BUFFERED_BYTES: Final = 32 << 10
 _JSON: Final = "application/json"
 _EVENT_STREAM: Final = "text/event-stream"
 
@@ -79,10 +77,12 @@ class Relay:
             if len(whole) > _WHOLE_BYTES:
                 return await self._long(engine, headers, whole)
         self._check(engine, whole)
-        response = web.Response(body=whole, status=engine.status, reason=engine.reason, headers=headers)
-        if len(whole) > _BUFFERED_BYTES:
+        if len(whole) > BUFFERED_BYTES:
             self._finish()
-            return response
+            long = web.StreamResponse(status=engine.status, reason=engine.reason, headers=headers)
+            await sent_whole(self._request, long, whole, self._client_timeout_s)
+            return long
+        response = web.Response(body=whole, status=engine.status, reason=engine.reason, headers=headers)
         # Written into the socket's buffer before the next request is chosen and all is booked: that costs the
         # client's time, this the next one's a few microseconds.
         try:
@@ -127,7 +127,7 @@ class Relay:
             self._cut(error)
         self._finish()
         self._exchange.end(Outcome.COMPLETED if engine.status == 200 else Outcome.ENGINE_ERROR)
-        await response.write_eof()
+        await self._sent(response.write_eof(), 0)
         return response
 
     async def _stream(
@@ -143,7 +143,7 @@ class Relay:
         except HeadwayError as error:
             # An error that begins in mid-line would not be read as an event of its own.
             event = error_event(error, self._exchange.api)
-            await response.write(b"\n\n"[: 2 * observer.overlong] + event)
+            await self._write(response, b"\n\n"[: 2 * observer.overlong] + event)
             self._cut(error)
         finally:
             rest = observer.close()
@@ -152,24 +152,14 @@ class Relay:
             self._exchange.finish_reason = observer.finish_reason
         self._finish()
         self._exchange.end(Outcome.ENGINE_ERROR if observer.failed else Outcome.COMPLETED)
-        await response.write_eof(rest)
+        await self._sent(response.write_eof(rest), len(rest))
         return response
 
     async def _write(self, response: web.StreamResponse, data: bytes) -> None:
-        """Send on. A client that takes nothing for too long is as good as gone: it would keep a place at the
-        engine for ever."""
-        transport = self._request.transport
-        backlog = transport.get_write_buffer_size() if transport is not None else 0
-        if not backlog and len(data) <= _BUFFERED_BYTES:
-            await response.write(data)
-            return
-        try:
-            async with asyncio.timeout(self._client_timeout_s):
-                await response.write(data)
-        except TimeoutError as error:
-            if transport is not None:
-                transport.abort()
-            raise ConnectionResetError("the client takes nothing of its answer (client_timeout_s)") from error
+        await sent(self._request, response.write(data), len(data), self._client_timeout_s)
+
+    async def _sent(self, sending: Awaitable[None], size: int) -> None:
+        await sent(self._request, sending, size, self._client_timeout_s)
 
     async def _first_event(self, engine: EngineAnswer, observer: StreamObserver) -> bytes:
         """Read up to the end of the first event, so that an engine's refusal can still become a status."""

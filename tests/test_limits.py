@@ -4,6 +4,7 @@ import asyncio
 import base64
 
 import msgspec
+import pytest
 from harness import (
     CHAT,
     ask_raw,
@@ -214,7 +215,7 @@ async def test_the_openai_client_does_not_repeat_refusals() -> None:
 
 
 async def test_a_client_that_takes_nothing_of_its_answer_loses_its_place() -> None:
-    """Whoever stops reading in mid-stream is cut off after `client_timeout_s`, and the next one is served."""
+    """Whoever stops reading in mid-answer is cut off after `client_timeout_s`, and the next one is served."""
 
     async def endless(call: Call) -> None:
         if b"endless" not in call.body:
@@ -235,3 +236,21 @@ async def test_a_client_that_takes_nothing_of_its_answer_loses_its_place() -> No
         await eventually(lambda: headway.status().running == 1)
         assert (await ask_raw(headway, post(CHAT, chat(stream=True)))).status == 200
         assert await outcomes(headway) == {"client_gone": 1, "completed": 1}
+
+
+@pytest.mark.parametrize("path", [CHAT, "/tokenize"])
+async def test_a_client_that_takes_nothing_of_a_long_answer_is_cut_off(path: str) -> None:
+    """Unary answers and routes that are passed through have the same limit as streams: no handler stays behind."""
+
+    async def long(call: Call) -> None:
+        await call.send(reply(b'{"x":"%b"}' % (b"x" * (40 << 20)), JSON))
+
+    async with (
+        ScriptedEngine(long) as engine,
+        proxy_before(engine.url, client_timeout_s=0.2, drain_s=60) as headway,
+        raw_client(headway) as client,
+    ):
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await client.send(post(path, chat()))
+        await eventually(lambda: engine.calls)
+        assert await headway.drain()
