@@ -8,7 +8,7 @@ import msgspec
 from predictor.order import Order
 from proxy.identity import Identities, KeySettings
 from proxy.scheduling.backlog import QueueLimits
-from proxy.scheduling.classes import ServiceClass, default_classes
+from proxy.scheduling.classes import ServiceClass, check_classes, default_classes
 from proxy.scheduling.fair import TenantLimits
 from proxy.scheduling.policy import MICROSECONDS, Fcfs, Policy, make_policy
 from proxy.scheduling.scheduler import Scheduler
@@ -135,7 +135,10 @@ def make_identities(settings: Settings, classes: tuple[ServiceClass, ...]) -> Id
 def new_order(
     settings: Settings, classes: tuple[ServiceClass, ...], recommended: Order | None = None
 ) -> tuple[Identities, dict[str, Policy]]:
-    """Identities and policies of new settings for the present classes; SettingsError where those differ."""
+    """Identities and policies of new settings for the present classes.
+
+    Raises SettingsError where those differ or contradict each other.
+    """
     wanted = make_classes(settings, recommended=recommended)
     for old, new in zip(classes, wanted, strict=False):
         if msgspec.structs.replace(new, policy=old.policy) != old:
@@ -144,6 +147,10 @@ def new_order(
             )
     if len(wanted) != len(classes):
         raise SettingsError("classes came or went: restart to take them over")
+    try:
+        check_classes(wanted)
+    except ValueError as error:
+        raise SettingsError(f"bad configuration: {error}") from error
     return make_identities(settings, wanted), {one.name: one.policy for one in wanted}
 
 

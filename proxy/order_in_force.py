@@ -34,7 +34,7 @@ class OrderInForce:
         return ordering(self._settings, self._recommended)
 
     def reload(self, settings: Settings) -> Identities:
-        """Take over new settings; raises SettingsError where they need a restart, and nothing is changed."""
+        """Take over new settings; where they are wrong or need a restart, raises SettingsError and changes nothing."""
         identities, self._policies = new_order(settings, self._scheduler.classes, self._recommended)
         self._settings = settings
         limits = tenant_limits(settings.keys)

@@ -11,6 +11,7 @@ import pytest
 from harness import CHAT, engine_of, eventually, proxy_before
 
 from bench.pressure.served import served
+from proxy.app import Headway
 from proxy.identity import KeySettings
 from proxy.learning import make_ranking
 from proxy.settings import ClassSettings, Settings, SettingsError
@@ -96,6 +97,37 @@ async def test_what_needs_a_restart_is_refused_whole(tmp_path: Path) -> None:
         with pytest.raises(SettingsError, match="restart"):
             headway.reload(msgspec.structs.replace(headway.settings, policy="fcfs", classes=classes))
         assert headway.status().policy == "quantile"
+
+
+async def test_a_contradiction_is_refused_whole(tmp_path: Path) -> None:
+    """A policy without a bound for one of two classes of a tier: said as an error, and nothing at all changes."""
+    shared = (ClassSettings(name="standard"), ClassSettings(name="gold"))
+    unbounded = (ClassSettings(name="standard"), ClassSettings(name="gold", policy="sjf"))
+    async with engine_of() as engine, proxy_before(engine.url, state=tmp_path, classes=shared) as headway:
+        key = KeySettings(sha256=hashlib.sha256(b"secret").hexdigest(), tenant="ann", max_running=1)
+        wanted = msgspec.structs.replace(headway.settings, classes=unbounded, keys=(key,), lane_share=0.5)
+        before = in_force_at(headway)
+        with pytest.raises(SettingsError, match="tier of its own"):
+            headway.reload(wanted)
+        assert in_force_at(headway) == before
+        headway._order.fall(True)
+        headway._order.fall(False)
+        assert in_force_at(headway) == before
+
+
+def in_force_at(headway: Headway) -> tuple[object, ...]:
+    """All that a reload could change."""
+    scheduler = headway._scheduler
+    return (
+        headway.settings,
+        repr(headway._order),
+        headway._order.ordering,
+        headway._serving.identities,
+        [one.policy.name for one in scheduler.classes],
+        [tier.queue.lane_share for tier in scheduler.tiers],
+        scheduler.weight_of("ann"),
+        dict(scheduler._tenants),
+    )
 
 
 async def test_sighup_switches_a_serving_process_and_loses_nobody(tmp_path: Path) -> None:
