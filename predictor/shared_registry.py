@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from predictor.artifact import METADATA, metadata_id, read_metadata
 from predictor.errors import ArtifactError
@@ -25,7 +27,7 @@ from predictor.registry import (
     models_directory,
 )
 
-_ANSWER_S: Final = 30
+_ANSWER_S: Final = 5.0
 _MOST_BYTES: Final = 64 << 20
 _MOST_FILES: Final = 64
 _FILE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -52,7 +54,13 @@ class SharedRegistry:
     """Reads and writes what all share; blocking, so off the event loop. Use as a context manager."""
 
     def __init__(self, address: RedisAddress) -> None:
-        self._client: Any = redis.Redis(**address.options(), socket_timeout=_ANSWER_S)
+        # No retries: with a Redis that hangs they take minutes, and a proxy that stops waits for this thread.
+        self._client: Any = redis.Redis(
+            **address.options(),
+            retry=Retry(NoBackoff(), 0),
+            socket_timeout=_ANSWER_S,
+            socket_connect_timeout=_ANSWER_S,
+        )
 
     def __enter__(self) -> "SharedRegistry":
         return self

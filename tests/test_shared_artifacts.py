@@ -5,6 +5,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import redis
 from harness import CHAT, ask_raw, chat, engine_of, eventually, post, proxy_before
 from published import add_artifact
 from redis_server import RedisServer, redis_server
@@ -127,6 +128,25 @@ async def test_too_much_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyP
             await asyncio.to_thread(fetch)
         with pytest.raises(PredictorError, match="too large"):
             await publish(server, tmp_path / "trainer", made, expected=made)
+
+
+async def test_a_redis_that_hangs_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fetch that gets no answer gives up; it runs in a thread, which the end of the proxy waits for."""
+    monkeypatch.setattr("predictor.shared_registry._ANSWER_S", 0.2)
+    asked: list[asyncio.StreamWriter] = []
+    server = await asyncio.start_server(lambda _, writer: asked.append(writer), "127.0.0.1", 0)
+    address = RedisAddress(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0")
+
+    def fetch() -> None:
+        with SharedRegistry(address) as registry:
+            registry.fetch(tmp_path, "0" * 16)
+
+    async with server:
+        with pytest.raises(redis.TimeoutError):
+            await asyncio.to_thread(fetch)
+        for writer in asked:
+            writer.close()
+    assert len(asked) == 1
 
 
 async def test_two_publishers(tmp_path: Path) -> None:
