@@ -6,6 +6,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +22,8 @@ _COMMANDS: Final = {
     "sidecar-patch": ("proxy.sidecar_patch", "the patch that adds the sidecar to a Deployment"),
     "demo": ("training.demo", "FCFS against Headway on this machine"),
 }
+# What a shell says of a program that SIGINT ended.
+_INTERRUPTED: Final = 130
 _PACKAGES: Final = ("predictor", "proxy", "training")
 
 
@@ -33,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(prog="headway", description="Short answers first, and nobody starves.")
+    parser.add_argument("--version", action="version", version=f"headway {_version()}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (module, text) in _COMMANDS.items():
         sub = commands.add_parser(name, help=text, description=text)
@@ -40,7 +44,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             importlib.import_module(module).add_arguments(sub)
     args = parser.parse_args(arguments)
     module, _ = _COMMANDS[args.command]
-    return int(importlib.import_module(module).run(args))
+    try:
+        return int(importlib.import_module(module).run(args))
+    except KeyboardInterrupt:
+        print("headway: interrupted", file=sys.stderr)
+        return _INTERRUPTED
+
+
+def _version() -> str:
+    try:
+        return version("headway")
+    except PackageNotFoundError:
+        return "(not installed)"
 
 
 def _foreign_package() -> str | None:

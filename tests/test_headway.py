@@ -1,7 +1,9 @@
 """The command line as a whole."""
 
+import argparse
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,29 @@ def test_no_engine_is_one_clear_line(
     monkeypatch.delenv("HEADWAY_ENGINE", raising=False)
     assert headway.main(["serve"]) == 2
     assert capsys.readouterr().err.startswith("headway: no engine: give --engine")
+
+
+def test_it_tells_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    """`headway --version` names the installed distribution's."""
+    with pytest.raises(SystemExit) as done:
+        headway.main(["--version"])
+    assert done.value.code == 0
+    assert capsys.readouterr().out == f"headway {version('headway')}\n"
+
+
+@pytest.mark.parametrize("command", ["train", "replay"])
+def test_ctrl_c_is_one_line_and_no_traceback(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a command was doing: the status that shells give to SIGINT."""
+
+    def interrupted(_: argparse.Namespace) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"{headway._COMMANDS[command][0]}.run", interrupted)
+    source = {"train": "--from", "replay": "--on"}[command]
+    assert headway.main([command, source, "rows.jsonl"]) == 130
+    assert capsys.readouterr().err == "headway: interrupted\n"
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,13 @@ _DoubleArray = npt.NDArray[np.float64]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `headway evaluate`."""
-    parser.add_argument("--artifact", type=Path, required=True, metavar="DIR")
+    parser.add_argument(
+        "--artifact",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="the artifact, as `headway train` writes it",
+    )
     parser.add_argument(
         "--on", required=True, metavar="SRC", help="*.jsonl[.gz], *.parquet, sqlite:///, redis://"
     )
