@@ -84,7 +84,7 @@ def _write(found: LoopReport, out: Path) -> None:
         print("loop: no picture without matplotlib: pip install matplotlib", file=sys.stderr)
 
 
-def _show(found: LoopReport) -> None:
+def _table(found: LoopReport) -> Table:
     title = (
         f"{found.requests} requests per pass at {found.load * found.capacity_per_s:.2f}/s, {found.engine}, "
         f"{found.slots} slots, max_tokens {found.max_tokens} ({found.capped_share:.0%} reach it)"
@@ -111,8 +111,12 @@ def _show(found: LoopReport) -> None:
             _with(one.of_oracle, one.between.of_oracle if known else None, ".0%"),
             f"{one.throughput:.1%}", f"{one.overtaken_s:.1f}",
         )  # fmt: skip
+    return table
+
+
+def _show(found: LoopReport) -> None:
     console = Console() if sys.stdout.isatty() else Console(width=140)
-    console.print(table)
+    console.print(_table(found))
     console.print(f"Before learning the model was asked about {found.asked_share:.0%} of the answers.")
     for ranked in found.ranked:
         console.print(
