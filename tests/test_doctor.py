@@ -191,6 +191,14 @@ async def test_the_command_ends_with_the_right_status(words: list[str], code: in
     assert b"Traceback" not in said + errors
 
 
+def test_a_key_that_cannot_be_read_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With the setting and the file, and the status of arguments that cannot be used."""
+    words = ["doctor", "--engine", "http://127.0.0.1:9", "--engine-api-key-file", str(tmp_path / "none")]
+    assert headway.main(words) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("headway: engine_api_key_file: ") and str(tmp_path / "none") in said
+
+
 def test_a_lock_that_cannot_be_had_keeps_nobody_from_asking(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

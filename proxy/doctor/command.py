@@ -73,10 +73,7 @@ async def _examine(args: argparse.Namespace) -> Report:
         if (value := getattr(args, name)) is not None
     }
     settings = load_settings(flags, {})
-    try:
-        api_key = settings.read_api_key()
-    except OSError as error:
-        raise SettingsError(f"cannot read the engine's key: {error}") from error
+    api_key = settings.read_api_key()
     upstream = Upstream(settings)
     console = Console(stderr=True)
     try:

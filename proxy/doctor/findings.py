@@ -16,7 +16,7 @@ class Verdict(StrEnum):
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One line of the report. `flag`: what to add to the engine's or doctor's command line."""
+    """One line of the report. `flag`: what to add to the engine's command line or doctor's, or a command with it."""
 
     name: str
     verdict: Verdict
