@@ -274,6 +274,31 @@ async def test_over_tls(engine: EmulatedEngine, tmp_path: Path, caplog: pytest.L
         assert await server.client.xlen(STREAM) == 2
 
 
+async def test_over_tls_a_redis_that_hangs_holds_up_no_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TLS asks the other side to end a connection with it; where no answer comes, it is said and gone without."""
+    monkeypatch.setattr("proxy.shared.link._CLOSE_S", 0.2)
+    ca, passing = await certificate(tmp_path), asyncio.Event()
+    passing.set()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(ca, tmp_path / "key.pem")
+    async with redis_server(tmp_path) as server:
+        front = await asyncio.start_server(to_port(server.port), "127.0.0.1", 0, ssl=context)
+        to_front = to_port(front.sockets[0].getsockname()[1], passing)
+        before = await asyncio.start_server(to_front, "127.0.0.1", 0)
+        url = f"rediss://127.0.0.1:{before.sockets[0].getsockname()[1]}/0"
+        async with front, before:
+            link = Link(RedisAddress(url, ca_file=str(ca)))
+            await link.client.ping()
+            passing.clear()
+            try:
+                await link.close()
+            finally:
+                passing.set()
+        assert "not closed in good order" in caplog.text
+
+
 async def certificate(folder: Path) -> Path:
     """A self-signed certificate for 127.0.0.1, its key beside it."""
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=redis"]
@@ -284,12 +309,16 @@ async def certificate(folder: Path) -> Path:
     return folder / "ca.pem"
 
 
-def to_port(port: int) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
-    """What ends TLS before a Redis that speaks none."""
+def to_port(
+    port: int, passing: asyncio.Event | None = None
+) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
+    """What ends TLS before a Redis that speaks none; it holds everything back while `passing` is not set."""
 
     async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
             while data := await reader.read(1 << 16):
+                if passing is not None:
+                    await passing.wait()
                 writer.write(data)
                 await writer.drain()
         writer.close()

@@ -18,6 +18,7 @@ _IN_SCRIPT: Final = re.compile(r"^Error running script.*: -[A-Z]+ | script: [0-9
 _ANSWER_S: Final = 5.0
 _FIRST_BACKOFF_S: Final = 0.25
 _LONGEST_BACKOFF_S: Final = 5.0
+_CLOSE_S: Final = 2.0
 _FAILURES: Final = (RedisError, OSError, TimeoutError)
 # One turn of a part's work; true if Redis has answered, false where there was nothing to ask.
 Work = Callable[[], Awaitable[bool]]
@@ -80,8 +81,15 @@ class Link:
         return True
 
     async def close(self) -> None:
-        """Close every connection."""
-        await self.client.aclose()
+        """Close every connection; never raises, and takes no longer where Redis does not answer (TLS waits for it)."""
+        try:
+            async with asyncio.timeout(_CLOSE_S):
+                await self.client.aclose()
+        except Exception as error:  # noqa: BLE001 - the edge of the task: a proxy that stops has more to end
+            reason = _reason(error)
+            _LOG.warning(
+                "the connections to Redis at %r were not closed in good order: %s", self._address, reason
+            )
 
     def _failed(self, part: str, reason: str) -> None:
         known = reason in self.faults.values()
