@@ -37,7 +37,7 @@ def save_history(path: Path, rows: Iterable[SavedStats], keep: int) -> None:
 
     Raises sqlite3.Error or OSError.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _open(path) as database, database:
         database.executemany("INSERT OR REPLACE INTO history VALUES (?, ?, ?)", rows)
         database.execute(

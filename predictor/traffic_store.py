@@ -24,7 +24,7 @@ _ROWS_PER_STATEMENT: Final = 1_000
 
 def open_store(path: Path) -> sqlite3.Connection:
     """Open a log for writing, made where it is missing. Raises sqlite3.Error or OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     database = sqlite3.connect(path)
     try:
         database.execute("PRAGMA journal_mode=WAL")

@@ -124,3 +124,9 @@ def test_a_path_may_hold_what_an_address_may_not(tmp_path: Path) -> None:
     with closing(open_store(path)) as database:
         write_records(database, [record(1)], {})
     assert len(list(read_records(path))) == 1
+
+
+def test_a_state_directory_is_its_owners_alone(tmp_path: Path) -> None:
+    """What was learned of prompts, hashed or whole, is nobody else's on the machine to read."""
+    with closing(open_store(tmp_path / "state" / "traffic.db")):
+        assert (tmp_path / "state").stat().st_mode & 0o777 == 0o700
