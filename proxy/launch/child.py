@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import subprocess
@@ -13,6 +14,10 @@ from typing import Final
 # Ends the group when our end of the pipe closes, however we die. (PR_SET_PDEATHSIG would fire when the *thread*
 # that started the engine ends, and would spare the engine's own children.)
 WATCHER: Final = 'read -r _; kill -TERM "-$1" 2>/dev/null && sleep 5; kill -KILL "-$1" 2>/dev/null'
+
+_LOG: Final = logging.getLogger("headway.run")
+# One that waits for a driver in the kernel hears no signal, and may wait for ever.
+_KILLED_S: Final = 5.0
 
 
 class Child:
@@ -75,7 +80,8 @@ class Child:
         """SIGTERM to the process, SIGKILL to what is left of its group after `grace_s` seconds.
 
         Its own children it ends itself: where they are told too, SGLang takes their end for a crash, and spends
-        five seconds on finding out why. Harmless when repeated.
+        five seconds on finding out why. Returns within seconds of that, whatever becomes of it. Harmless when
+        repeated.
         """
         if self._watcher.returncode is not None:
             return
@@ -84,7 +90,12 @@ class Child:
         await asyncio.wait([self._ended], timeout=grace_s)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
-        await asyncio.wait([self._ended])
+        await asyncio.wait([self._ended], timeout=_KILLED_S)
+        if not self._ended.done():
+            _LOG.error(
+                "process %d has not ended by SIGKILL and keeps what it holds: it hangs in the kernel",
+                self.pid,
+            )
         # Only now: once the watcher is gone the group's number may be somebody else's.
         self._watcher.kill()
         self._watcher.communicate()
