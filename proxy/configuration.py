@@ -42,6 +42,7 @@ def load_settings(flags: Mapping[str, Any], env: Mapping[str, str], config: Path
     except msgspec.ValidationError as error:
         raise SettingsError(f"bad configuration{_explained(str(error), sources)}") from error
     _check_urls(settings.engine)
+    _check_order(settings)
     settings.redis_address()
     return settings
 
@@ -84,6 +85,12 @@ def _as_list(name: str, value: Any) -> Any:
     if name == "engine" and isinstance(value, str):
         return [part.strip() for part in value.split(",") if part.strip()]
     return value
+
+
+def _check_order(settings: Settings) -> None:
+    """What an engine was sent cannot be keyed anew, and `sjf`'s keys compare with no other policy's."""
+    if settings.mode == "engine" and "sjf" in (settings.policy, *(one.policy for one in settings.classes)):
+        raise SettingsError("bad configuration: sjf goes with mode hold or hybrid, not with mode engine")
 
 
 def _check_urls(urls: tuple[str, ...]) -> None:

@@ -58,6 +58,26 @@ def _contradicts(recommended: Order, settings: Settings) -> bool:
 _DEFAULTS: Final[dict[str, Any]] = {"policy": "quantile", "max_overtake_s": 120.0, "lane_share": 0.0}
 
 
+def endless_waits(settings: Settings) -> list[str]:
+    """A line for whatever of the settings lets a request wait for as long as others come."""
+    lines = [
+        f"{where} sjf has no bound: a long answer waits for as long as shorter ones come"
+        for where, policy in _policies(settings)
+        if policy == "sjf"
+    ]
+    first = min((one.tier for one in settings.classes), default=0)
+    lines += [
+        f"class '{one.name}' has min_share 0: it waits for as long as a better tier has requests"
+        for one in settings.classes
+        if one.min_share == 0 and one.tier > first
+    ]
+    return lines
+
+
+def _policies(settings: Settings) -> list[tuple[str, str | None]]:
+    return [("policy", settings.policy), *((f"class '{one.name}':", one.policy) for one in settings.classes)]
+
+
 def make_scheduler(settings: Settings, policy: Policy | None = None) -> Scheduler:
     """The scheduler that the settings describe; `policy` replaces the general one.
 

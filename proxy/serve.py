@@ -18,6 +18,7 @@ import uvloop
 from proxy.app import Headway
 from proxy.configuration import load_settings
 from proxy.describe import describe
+from proxy.order import endless_waits
 from proxy.settings import Settings, SettingsError
 
 _YOUNG_OBJECTS: Final = 20_000
@@ -81,6 +82,7 @@ async def _serve(settings: Settings, args: argparse.Namespace) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    warn_of_endless_waits(settings)
     headway = Headway(settings)
     await headway.start()
     reload_on_hangup(headway, partial(_read_settings, args))
@@ -89,6 +91,12 @@ async def _serve(settings: Settings, args: argparse.Namespace) -> None:
     await stop.wait()
     await headway.drain()
     await headway.stop()
+
+
+def warn_of_endless_waits(settings: Settings) -> None:
+    """One line of the log for each; what the operator asked for is done."""
+    for line in endless_waits(settings):
+        _LOG.warning("%s", line)
 
 
 def calm_collector() -> None:

@@ -7,6 +7,8 @@ import pytest
 from harness import CHAT, ask_raw, bare, chat, engine_of, eventually, idle, post, proxy_before
 
 from proxy.app import Headway
+from proxy.order import endless_waits
+from proxy.settings import ClassSettings, Settings
 from training.emulator import EmulatedEngine
 from training.engine import SchedulingPolicy
 
@@ -42,6 +44,30 @@ def slow_engine(**config: Any) -> EmulatedEngine:
     return engine_of([2], slots=1, base_s=0.01, **config)
 
 
+STRICT = ClassSettings(name="night", tier=1, min_share=0.0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"policy": "sjf"}, ["policy sjf has no bound"]),
+        (
+            {"classes": (ClassSettings(name="standard", policy="sjf"),)},
+            ["class 'standard': sjf has no bound"],
+        ),
+        ({"classes": (ClassSettings(name="standard"), STRICT)}, ["class 'night' has min_share 0"]),
+        ({"classes": (ClassSettings(name="standard", min_share=0.0),)}, []),
+        ({"classes": (ClassSettings(name="standard"), ClassSettings(name="night", tier=1))}, []),
+        ({}, []),
+    ],
+)
+def test_what_may_wait_without_end_is_said(settings: dict[str, Any], said: list[str]) -> None:
+    """An unbounded policy, a lower tier without a share; nothing is said of what has a bound."""
+    lines = endless_waits(Settings(engine=("http://a:1",), **settings))
+    assert len(lines) == len(said)
+    assert all(line.startswith(words) for line, words in zip(lines, said, strict=True))
+
+
 @pytest.mark.parametrize("mode", ["engine", "hold", "hybrid"])
 @pytest.mark.parametrize(
     ("settings", "expected"),
@@ -49,9 +75,8 @@ def slow_engine(**config: Any) -> EmulatedEngine:
         ({"policy": "fcfs"}, [900, 100, 500, 10]),
         ({"policy": "quantile"}, [10, 100, 500, 900]),
         ({"policy": "quantile", "max_overtake": 0.0}, [900, 100, 500, 10]),
-        ({"policy": "sjf"}, [10, 100, 500, 900]),
     ],
-    ids=["fcfs", "quantile", "quantile with D = 0", "sjf"],
+    ids=["fcfs", "quantile", "quantile with D = 0"],
 )
 async def test_answers_come_in_the_promised_order(
     mode: str, settings: dict[str, Any], expected: list[int]
@@ -59,6 +84,16 @@ async def test_answers_come_in_the_promised_order(
     """Whoever orders, the engine or the proxy, the order is the policy's."""
     async with slow_engine() as engine, proxy_before(engine.url, mode=mode, window=1, **settings) as headway:
         assert await order_of_answers(engine, headway) == expected
+
+
+@pytest.mark.parametrize("mode", ["hold", "hybrid"])
+async def test_shortest_first_where_the_proxy_orders(mode: str) -> None:
+    """`sjf`, without a bound, in the modes that it goes with."""
+    async with (
+        slow_engine() as engine,
+        proxy_before(engine.url, mode=mode, window=1, policy="sjf") as headway,
+    ):
+        assert await order_of_answers(engine, headway) == [10, 100, 500, 900]
 
 
 async def test_the_proxy_orders_where_the_engine_does_not() -> None:

@@ -321,6 +321,12 @@ async def test_while_the_engine_starts_the_proxy_says_so(tmp_path: Path) -> None
             assert (await answer.json())["error"]["code"] == "engine_unreachable"
 
 
+async def test_an_order_without_a_bound_is_said_at_the_start(tmp_path: Path) -> None:
+    """Who chooses sjf reads in the log what it costs."""
+    async with headway_run(tmp_path, "--policy", "sjf", engine=("--sleeps",)) as running:
+        assert "WARNING" in await running.says("sjf has no bound")
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

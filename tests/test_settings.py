@@ -174,6 +174,14 @@ def test_a_wrong_line_of_the_file_names_the_file(toml: str, tmp_path: Path) -> N
         load(None, None, toml, tmp_path)
 
 
+@pytest.mark.parametrize("toml", ['policy = "sjf"', '[[classes]]\nname = "a"\npolicy = "sjf"'])
+def test_sjf_is_refused_where_the_engine_alone_orders(toml: str, tmp_path: Path) -> None:
+    """Its keys compare with no other policy's; in the proxy's own queue it is allowed."""
+    with pytest.raises(SettingsError, match="sjf goes with mode hold or hybrid"):
+        load(ENGINE | {"mode": "engine"}, None, toml, tmp_path)
+    assert load(ENGINE | {"mode": "hybrid"}, None, toml, tmp_path).mode == "hybrid"
+
+
 @pytest.mark.parametrize(
     "url",
     [

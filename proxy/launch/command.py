@@ -21,7 +21,7 @@ from proxy.app import Headway
 from proxy.configuration import load_settings
 from proxy.launch.plan import LOOPBACK, Plan, make_plan
 from proxy.launch.supervisor import EngineEndedError, Supervisor
-from proxy.serve import add_settings, calm_collector, given, reload_on_hangup
+from proxy.serve import add_settings, calm_collector, given, reload_on_hangup, warn_of_endless_waits
 from proxy.settings import Settings, SettingsError
 
 _LOG: Final = logging.getLogger("headway.run")
@@ -50,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
         )
         for warning in plan.warnings:
             _LOG.warning("%s", warning)
+        warn_of_endless_waits(settings)
         uvloop.run(_run(settings, plan, options))
     except SettingsError as error:
         sys.stderr.write(f"headway: {error}\n")
