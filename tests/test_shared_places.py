@@ -91,7 +91,8 @@ async def test_the_window_is_found_together(tmp_path: Path) -> None:
             task.cancel()
         await asyncio.gather(*loading, return_exceptions=True)
     assert all("2 proxies share" in one.window_reason for one in status)
-    assert 24 <= crowd.most <= 29
+    # Two that knew nothing of each other would have twice as many there.
+    assert 24 <= crowd.most <= 36
     # Three quarters of those who wait are at the first.
     assert status[0].window > 2 * status[1].window
 
