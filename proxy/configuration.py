@@ -69,7 +69,7 @@ def _from_toml(path: Path) -> dict[str, Any]:
 def _from_env(env: Mapping[str, str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in env.items():
-        if name.startswith(ENV_PREFIX) and name != f"{ENV_PREFIX}DATA":
+        if name.startswith(ENV_PREFIX):
             key = name.removeprefix(ENV_PREFIX).lower()
             if is_service_link(key, value):
                 continue
