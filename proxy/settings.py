@@ -136,7 +136,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Literal["auto", "fcfs", "quantile", "work", "sjf"],
         Meta(
             description="The order. auto: what replay chose for the artifact's traffic, else quantile; work: by "
-            "predicted engine time, prompt included, where the artifact knows it."
+            "predicted engine time, prompt included, where the artifact knows it; sjf: shortest first without a "
+            "bound, not with mode engine."
         ),
     ] = "auto"
     max_overtake: Annotated[
