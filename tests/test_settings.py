@@ -269,3 +269,8 @@ def test_settings_are_the_whole_table() -> None:
     settings = load()
     again = msgspec.convert(msgspec.to_builtins(settings), Settings)
     assert again == settings
+
+
+def test_the_name_of_the_data_is_no_setting() -> None:
+    """A shell in which HEADWAY_DATA is set can start a proxy."""
+    assert load_settings(ENGINE, {"HEADWAY_DATA": "/data"}) == load_settings(ENGINE, {})
