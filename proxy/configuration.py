@@ -91,7 +91,7 @@ def _as_list(name: str, value: Any) -> Any:
 
 def _check_order(settings: Settings) -> None:
     """What an engine was sent cannot be keyed anew, and `sjf`'s keys compare with no other policy's."""
-    if settings.mode == "engine" and "sjf" in (settings.policy, *(one.policy for one in settings.classes)):
+    if settings.mode == "engine" and "sjf" in settings.policies:
         raise SettingsError("bad configuration: sjf goes with mode hold or hybrid, not with mode engine")
 
 

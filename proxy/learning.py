@@ -98,7 +98,7 @@ class Learning:
     def reload(self, settings: Settings) -> None:
         """Begin or stop predicting, as the policies of new settings ask for it, and look for artifacts."""
         if self._ranking is not None:
-            self._ranking.resting = not _predicts(settings)
+            self._ranking.resting = settings.policies == {"fcfs"}
         self.wake()
 
     def wake(self) -> None:
@@ -201,13 +201,8 @@ def make_ranking(settings: Settings) -> Ranking:
     """The ranker that comes in the wheel; it rests while first come, first served has nothing to predict."""
     ranking = Ranking()
     ranking.load()
-    ranking.resting = not _predicts(settings)
+    ranking.resting = settings.policies == {"fcfs"}
     return ranking
-
-
-def _predicts(settings: Settings) -> bool:
-    policies = (settings.policy, *(one.policy or "fcfs" for one in settings.classes))
-    return any(policy != "fcfs" for policy in policies)
 
 
 def _rounded(accuracy: Accuracy | None) -> float | None:

@@ -261,6 +261,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         except (OSError, UnicodeDecodeError) as error:
             raise SettingsError(f"engine_api_key_file: {error}") from error
 
+    @property
+    def policies(self) -> frozenset[str]:
+        """The general order, and those of classes that have their own."""
+        return frozenset({self.policy, *(one.policy for one in self.classes if one.policy)})
+
     def redis_address(self) -> RedisAddress | None:
         """Where Redis is; None where nothing is shared. Raises SettingsError, which never quotes the URL."""
         if self.redis is None:

@@ -177,8 +177,7 @@ class Loop:
     def headway(
         self, name: str, estimator: Estimator | None, *, policy: str, max_overtake_s: float, **more: float
     ) -> Headway:
-        """A proxy before the engine, with a state directory of its own; without `estimator` it serves as installed.
-        `more`: settings."""
+        """A proxy with a state directory of its own; without `estimator` it serves as installed. `more`: settings."""
         settings = msgspec.convert(
             {
                 "engine": [self._engine.url],
