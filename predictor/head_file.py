@@ -4,6 +4,7 @@ import io
 import zipfile
 from typing import Final
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -28,6 +29,7 @@ def head_to_bytes(head: TextHead) -> bytes:
         "weights": head.weights[used].astype(np.float16),
         "bias": head.bias,
         "taught": head.taught,
+        "unseen": head.unseen.astype(np.float16),
     }
     for number, kernel in enumerate(head.kernels):
         arrays |= _kernel_arrays(f"kernel{number}_", kernel)
@@ -46,7 +48,7 @@ def head_from_bytes(data: bytes) -> TextHead:
         weights = np.zeros((1 << bits, len(names)), dtype=np.float32)
         bins = _indices(arrays["bins"], 1 << bits)
         weights[bins] = finite_floats(arrays["weights"], (len(bins), len(names)))
-        return TextHead(
+        head = TextHead(
             bits=bits,
             names=names,
             idf=finite_floats(arrays["idf"], (1 << bits,)),
@@ -55,6 +57,7 @@ def head_from_bytes(data: bytes) -> TextHead:
             kernels=tuple(_read_kernel(arrays, f"kernel{number}_", len(names)) for number in range(kernels)),
             taught=_hashes(arrays["taught"]),
         )
+        return msgspec.structs.replace(head, unseen=_unseen(arrays, head))
 
 
 def _kernel_arrays(prefix: str, kernel: Kernel) -> Arrays:
@@ -122,6 +125,12 @@ def _hashes(array: npt.NDArray[np.generic]) -> npt.NDArray[np.uint32]:
     if array.ndim != 1 or array.dtype != np.uint32:
         raise ValueError("the text head's list of prompts holds no 32-bit hashes")
     return array.astype(np.uint32)
+
+
+def _unseen(arrays: "np.lib.npyio.NpzFile", head: TextHead) -> FloatArray:
+    if not len(head.taught):
+        return head.unseen
+    return finite_floats(arrays["unseen"], (len(head.taught), len(head.priors)))
 
 
 def _check_sizes(bits: int, names: tuple[str, ...], kernels: int) -> None:

@@ -17,6 +17,8 @@ from predictor.features.tokens import UintArray
 from predictor.kernel import FoldedKernel, Kernel
 
 MAX_OUTPUTS: Final = 64
+# In the name of an output that other people's prompts have taught.
+PRIOR: Final = ".prior_"
 # More than a view's characters can occupy: 1,500 times 4 bytes of focus, once as bytes and twice as words.
 _MOST_BINS: Final = 1 << 15
 
@@ -25,8 +27,9 @@ class TextHead(msgspec.Struct, frozen=True):
     """`weights` is (2^bits, outputs), `idf` (2^bits,), `bias` (outputs,); `names` says what each output is.
 
     A name carries the projection that made it (`text.1f0c9a2b.svd07`), so that logged outputs of one head are
-    never taken for another's, while columns handed on from an earlier head keep their names. `taught` are 32-bit
-    hashes of the prompts that these columns were fitted on, ascending: of those they know too much.
+    never taken for another's, while columns handed on from an earlier head, the prior ones, keep their names.
+    `taught` are 32-bit hashes of the prompts that the prior columns were fitted on, ascending: of those they know too
+    much, so row i of `unseen` (taught, prior columns) is what they would say of prompt i if they had not seen it.
     """
 
     bits: int
@@ -36,6 +39,12 @@ class TextHead(msgspec.Struct, frozen=True):
     bias: FloatArray
     kernels: tuple[Kernel, ...] = ()
     taught: UintArray = msgspec.field(default_factory=lambda: np.zeros(0, dtype=np.uint32))
+    unseen: FloatArray = msgspec.field(default_factory=lambda: np.zeros((0, 0), dtype=np.float32))
+
+    @property
+    def priors(self) -> list[int]:
+        """Which outputs are prior columns."""
+        return [place for place, name in enumerate(self.names) if PRIOR in name]
 
 
 class HeadEvaluator:

@@ -1,7 +1,5 @@
-"""The shipped ranker's teachers: training rows alone, one typical length per prompt, no prompt of the benchmark."""
+"""The shipped ranker's teachers: training rows alone, one typical length per prompt."""
 
-import gzip
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +11,7 @@ from hypothesis import given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
 
-from training.default_artifact import read_group
-from training.open_lengths import BENCHMARK, GROUPS, benchmark_prompts, prompt_effects, typical_lengths
+from training.open_lengths import GROUPS, prompt_effects, typical_lengths
 
 PROMPTS = [f"Prompt number {number}, please." for number in range(24)]
 
@@ -36,12 +33,6 @@ def folder(tmp_path: Path) -> Path:
     for names in GROUPS.values():
         for name in names:
             write(tmp_path / name, [*rows("terse", 1), *rows("wordy", 4)])
-    for number, name in enumerate(BENCHMARK):
-        benchmark = [
-            {"prompt": PROMPTS[number], "output_tokens": 1, "split": "train"},
-            {"prompt": PROMPTS[number + 2], "output_tokens": 1, "split": "heldout"},
-        ]
-        (tmp_path / name).write_bytes(gzip.compress("\n".join(map(json.dumps, benchmark)).encode()))
     return tmp_path
 
 
@@ -74,15 +65,6 @@ def test_other_rows_teach_nothing(folder: Path, fields: dict[str, Any]) -> None:
     after = typical_lengths(folder, "exam", 1)
     assert after.prompts == before.prompts
     np.testing.assert_array_equal(after.tokens, before.tokens)
-
-
-def test_prompts_of_the_benchmark_are_known_in_either_split(folder: Path) -> None:
-    """No prior column is taught by them: whoever trains on the benchmark starts from other people's prompts."""
-    held = benchmark_prompts(folder)
-    assert held == set(PROMPTS[:4])
-    group = read_group(folder, "exam", held)
-    fresh = {body.prompt for body, new in zip(group.data.bodies, group.fresh, strict=True) if new}
-    assert fresh == set(PROMPTS[4:])
 
 
 def test_a_model_that_answered_few_prompts_is_not_asked(folder: Path) -> None:

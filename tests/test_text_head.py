@@ -24,8 +24,9 @@ from predictor.text_head import MAX_OUTPUTS, TextHead, projection_id
 from training.dataset import read_dataset
 from training.examples import HASH_BITS
 from training.fit_head import BINS, fit_head
+from training.fit_priors import PriorGroup, fit_priors
 from training.folds import assign_folds
-from training.head_inputs import apply_head, fit_kernel_map
+from training.head_inputs import apply_head, fit_idf, fit_kernel_map, unseen_outputs
 from training.sources import SourceRow
 
 PROMPTS = [
@@ -93,20 +94,50 @@ def test_the_kernel_agrees_with_scikit_learns_nystroem() -> None:
 def test_serving_computes_what_training_saw(generations: int) -> None:
     """A head fitted on rows, or started from another head: row by row as all at once, stored as fitted."""
     fold = assign_folds(np.array(PROMPTS), 3, np.random.default_rng(0))
-    head = fit_head(DATA.grams, DATA.fixed, TARGET, fold, 0).head
+    head = fit_head(DATA.grams, DATA.fixed, TARGET, fold, 0, prompt=DATA.prompt).head
     for _ in range(1, generations):
         renamed = tuple(name.replace(".kernel", ".prior_x") for name in head.names)
         base = TextHead(head.bits, renamed, head.idf, head.weights, head.bias, head.kernels)
-        head = fit_head(DATA.grams, DATA.fixed, TARGET, fold, 0, base=base).head
+        head = fit_head(DATA.grams, DATA.fixed, TARGET, fold, 0, prompt=DATA.prompt, base=base).head
     stored = head_from_bytes(head_to_bytes(head))
     np.testing.assert_allclose(served(stored), apply_head(head, DATA.grams, DATA.fixed), atol=1e-3)
     assert stored.names == head.names
 
 
+def taught_head() -> TextHead:
+    """Two prior columns that the rows' own prompts have taught."""
+    group = PriorGroup("x", DATA.grams, DATA.fixed, TARGET[:, None], DATA.prompt)
+    return fit_priors([group], fit_idf(DATA.grams), fit_kernel_map(DATA.fixed, seed=0), seed=0)
+
+
+def test_what_a_prior_column_was_taught_it_says_as_if_it_were_new() -> None:
+    """To training, or a ranker would trust what the column remembers; to serving it says all that it knows."""
+    head = head_from_bytes(head_to_bytes(taught_head()))
+    unseen = unseen_outputs(head, DATA.grams, DATA.fixed, DATA.prompt)
+    seen = apply_head(head, DATA.grams, DATA.fixed)
+    assert (np.abs(seen - TARGET[:, None]).mean(axis=0) < np.abs(unseen - TARGET[:, None]).mean(axis=0)).all()
+    np.testing.assert_allclose(served(head), seen, atol=1e-3)
+    fold = assign_folds(np.array(PROMPTS), 3, np.random.default_rng(0))
+    trained = fit_head(DATA.grams, DATA.fixed, TARGET, fold, 0, prompt=DATA.prompt, base=head)
+    np.testing.assert_array_equal(trained.outputs[:, : len(head.names)], unseen)
+    np.testing.assert_array_equal(trained.head.unseen, head.unseen)
+
+
+def test_prompts_that_taught_nothing_are_as_new_as_they_are() -> None:
+    """Some of the rows known, some not: each gets what it should."""
+    head = taught_head()
+    other = np.array([f"{number:064x}" for number in range(len(DATA))])
+    mixed = np.where(np.arange(len(DATA)) % 2, DATA.prompt, other)
+    found = unseen_outputs(head, DATA.grams, DATA.fixed, mixed)
+    known = unseen_outputs(head, DATA.grams, DATA.fixed, DATA.prompt)
+    np.testing.assert_array_equal(found[1::2], known[1::2])
+    np.testing.assert_array_equal(found[::2], apply_head(head, DATA.grams, DATA.fixed)[::2])
+
+
 def test_out_of_fold_outputs_are_not_the_fitted_ones() -> None:
     """The ranker is trained on what the head says of rows it has not seen, or it would trust the head too much."""
     fold = assign_folds(np.array(PROMPTS), 3, np.random.default_rng(0))
-    fitted = fit_head(DATA.grams, DATA.fixed, TARGET, fold, 0)
+    fitted = fit_head(DATA.grams, DATA.fixed, TARGET, fold, 0, prompt=DATA.prompt)
     seen = apply_head(fitted.head, DATA.grams, DATA.fixed)[:, -1]
     unseen = fitted.outputs[:, -1]
     assert np.abs(seen - TARGET).mean() < np.abs(unseen - TARGET).mean()
@@ -135,9 +166,9 @@ def test_an_output_carries_the_projection_that_made_it() -> None:
     """Two fits name their columns apart, so that logged outputs of one are never read as the other's; the same
     fit names them alike."""
     fold = np.arange(len(PROMPTS)) % 3
-    first = fit_head(DATA.grams, DATA.fixed, TARGET, fold, 0).head
-    again = fit_head(DATA.grams, DATA.fixed, TARGET, fold, 0).head
-    other = fit_head(DATA.grams, DATA.fixed, TARGET[::-1].copy(), fold, 0).head
+    first = fit_head(DATA.grams, DATA.fixed, TARGET, fold, 0, prompt=DATA.prompt).head
+    again = fit_head(DATA.grams, DATA.fixed, TARGET, fold, 0, prompt=DATA.prompt).head
+    other = fit_head(DATA.grams, DATA.fixed, TARGET[::-1].copy(), fold, 0, prompt=DATA.prompt).head
     assert first.names == again.names
     assert not set(first.names) & set(other.names)
     assert projection_id(first.weights) != projection_id(other.weights)

@@ -6,17 +6,13 @@ import math
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 
 from predictor.artifact import load_artifact
-from predictor.lightgbm_ranker import DEFAULT_ARTIFACT, LightGBMRanker
+from predictor.lightgbm_ranker import LightGBMRanker
 from predictor.request import Api, InferenceRequest, body_from_dict
 from training import evaluate, train
-from training.dataset import read_dataset
-from training.fit_priors import prompt_hashes
-from training.sources import read_source
 
 KEYS = {
     "rows", "rows_censored", "kendall_tau_b", "kendall_tau_b_interval", "pairwise_accuracy", "prompt_length_tau_b",
@@ -176,14 +172,3 @@ def test_bad_input_of_evaluate_is_one_line_and_status_one(
     assert len(lines) == 2
     assert "cannot read metadata.json" in lines[0]
     assert "no row is held out" in lines[1]
-
-
-def test_a_base_that_knows_the_prompts_is_not_started_from(trained: tuple[str, Path]) -> None:
-    """Prior columns remember what they were fitted on; trained on that, a ranker would trust them too much."""
-    data = read_dataset(read_source(trained[0])).training_rows()
-    base = load_artifact(DEFAULT_ARTIFACT).head
-    assert train.impartial(base, data) is base
-    few, many = prompt_hashes(data.prompt)[:5], prompt_hashes(data.prompt)[::2]
-    assert train.impartial(msgspec.structs.replace(base, taught=np.sort(few)), data) is not None
-    assert train.impartial(msgspec.structs.replace(base, taught=np.sort(many)), data) is None
-    assert train.impartial(None, data) is None

@@ -31,8 +31,9 @@ over the models that answered it: {groups}. Sources: MMLU-Pro (Apache-2.0), Zero
 lengths were used, no answers. Chat has half of the weight, reasoning 30%, exam questions 20%. Tenants and their
 histories were simulated.
 
-**Not trained on** any held-out row. The prior columns that later trainings start from have seen no prompt of the
-public benchmark (mixed-llama-3.1-8b and -70b), in neither split; the ranker itself has seen its training prompts.
+**Not trained on** any held-out row, nor on any prompt that the public benchmark (mixed-llama-3.1-8b and -70b) holds
+out; its training prompts are among the teachers. For each prompt that taught a prior column the artifact keeps what
+the column would say if it had not seen it (by a 32-bit hash, no text): later trainings on such prompts use that.
 
 **Held-out results, cold** (Kendall's tau-b with its 95% interval over prompts; nothing of this traffic was trained
 on beyond the above):

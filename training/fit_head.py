@@ -13,10 +13,17 @@ from predictor.kernel import Kernel
 from predictor.text_head import TextHead, projection_id
 from training.examples import HASH_BITS
 from training.folds import held_out_masks
-from training.head_inputs import KernelMap, apply_head, fit_idf, fit_kernel_map, map_of, weigh
+from training.head_inputs import (
+    KernelMap,
+    apply_head,
+    fit_idf,
+    fit_kernel_map,
+    map_of,
+    unseen_outputs,
+    weigh,
+)
 
 SVD_OUTPUTS: Final = 16
-PRIOR: Final = ".prior_"
 BINS: Final = 1 << HASH_BITS
 _ALPHA: Final = 1.0
 # How much similarity of the text counts, similarity of the hand-made features, and a prior beside both: chosen by
@@ -55,16 +62,15 @@ def fit_head(
     fold: FoldArray,
     seed: int,
     *,
+    prompt: npt.NDArray[np.str_],
     base: TextHead | None = None,
-    lent_outputs: FloatArray | None = None,
 ) -> FittedHead:
-    """Fit on occupied bins (rows, bins), fixed features and targets in [0, 1] (rows,).
+    """Fit on occupied bins (rows, bins), fixed features, targets in [0, 1] (rows,) and the prompts' hashes.
 
     `base` lends its document frequencies and its prior columns: what other people's prompts have taught.
-    `lent_outputs` are these columns' outputs where the rows themselves taught them, out of fold.
     """
     lent = prior_head(base, fit_idf(grams) if base is None else base.idf)
-    priors = apply_head(lent, grams, fixed) if lent_outputs is None else lent_outputs
+    priors = unseen_outputs(lent, grams, fixed, prompt)
     weighted = weigh(grams, lent.idf)
     mapped = map_of(lent.kernels[0]) if lent.kernels else fit_kernel_map(fixed, seed)
     joint = joint_inputs(weighted, mapped.features(fixed), priors)
@@ -92,7 +98,7 @@ def prior_head(base: TextHead | None, idf: FloatArray) -> TextHead:
     if base is None:
         none = np.zeros(0, dtype=np.float32)
         return TextHead(HASH_BITS, (), idf, np.zeros((BINS, 0), dtype=np.float32), none)
-    kept = [index for index, name in enumerate(base.names) if PRIOR in name]
+    kept = base.priors
     place = {old: new for new, old in enumerate(kept)}
     kernels = []
     for kernel in base.kernels:
@@ -101,9 +107,8 @@ def prior_head(base: TextHead | None, idf: FloatArray) -> TextHead:
             outputs = np.array([place[int(kernel.outputs[number])] for number in chosen], dtype=np.intp)
             kernels.append(kernel.with_weights(kernel.weights[:, chosen], outputs))
     names = tuple(base.names[index] for index in kept)
-    return TextHead(
-        base.bits, names, base.idf, base.weights[:, kept], base.bias[kept], tuple(kernels), base.taught
-    )
+    weights, bias = base.weights[:, kept], base.bias[kept]
+    return TextHead(base.bits, names, base.idf, weights, bias, tuple(kernels), base.taught, base.unseen)
 
 
 def joint_inputs(weighted: sparse.csr_matrix, mapped: DoubleArray, priors: FloatArray) -> sparse.csr_matrix:
@@ -156,6 +161,7 @@ def _append(
         bias=np.array([*lent.bias, *(0.0 for _ in own_names), ridge.intercept_, bias], dtype=np.float32),
         kernels=(_extended(mapped.kernel, regression, last, lent.kernels),),
         taught=lent.taught,
+        unseen=lent.unseen,
     )
 
 

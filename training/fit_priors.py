@@ -5,16 +5,17 @@ Fifty rows of one's own traffic cannot teach what an essay or a proof is; these 
 
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
 from predictor.features.schema import FloatArray
-from predictor.text_head import TextHead, projection_id
+from predictor.text_head import PRIOR, TextHead, projection_id
 from training.examples import HASH_BITS
-from training.fit_head import BINS, PRIOR, fit_ridge, joint_inputs, out_of_fold, take_apart
+from training.fit_head import BINS, fit_ridge, joint_inputs, out_of_fold, take_apart
 from training.folds import assign_folds
-from training.head_inputs import KernelMap, weigh
+from training.head_inputs import KernelMap, apply_head, prompt_hashes, weigh
 
 DoubleArray = npt.NDArray[np.float64]
 
@@ -29,15 +30,8 @@ class PriorGroup(NamedTuple):
     prompt: npt.NDArray[np.str_]
 
 
-class FittedPriors(NamedTuple):
-    """The head with two columns per group, kernel and text; and each group's rows predicted out of fold."""
-
-    head: TextHead
-    out_of_fold: dict[str, FloatArray]
-
-
 class _Columns(NamedTuple):
-    """Prior columns under way: names, weights of text and of landmarks, biases, predictions out of fold."""
+    """A group's prior columns: names, weights of text and of landmarks, biases, predictions out of fold."""
 
     names: list[str]
     text: list[DoubleArray]
@@ -46,8 +40,8 @@ class _Columns(NamedTuple):
     unseen: list[DoubleArray]
 
 
-def fit_priors(groups: list[PriorGroup], idf: FloatArray, mapped: KernelMap, seed: int) -> FittedPriors:
-    """A regression on text and the kernel's map per target, and one on text alone per group."""
+def fit_priors(groups: list[PriorGroup], idf: FloatArray, mapped: KernelMap, seed: int) -> TextHead:
+    """A head with a regression on text and the kernel's map per target, and one on text alone per group."""
     fitted = [_fit_group(group, idf, mapped, seed) for group in groups]
     text = np.column_stack([text for columns in fitted for text in columns.text])
     weights = text.astype(np.float16).astype(np.float32)
@@ -56,17 +50,22 @@ def fit_priors(groups: list[PriorGroup], idf: FloatArray, mapped: KernelMap, see
     prefix = f"text.{projection_id(weights, sums)}{PRIOR}"
     names = tuple(prefix + name for columns in fitted for name in columns.names)
     bias = np.array([value for columns in fitted for value in columns.bias], dtype=np.float32)
-    unseen = {
-        group.name: np.column_stack(columns.unseen).astype(np.float32)
-        for group, columns in zip(groups, fitted, strict=True)
-    }
-    taught = np.unique(prompt_hashes(np.concatenate([group.prompt for group in groups])))
-    return FittedPriors(TextHead(HASH_BITS, names, idf, weights, bias, (kernel,), taught), unseen)
+    head = TextHead(HASH_BITS, names, idf, weights, bias, (kernel,))
+    taught, first = np.unique(
+        prompt_hashes(np.concatenate([group.prompt for group in groups])), return_index=True
+    )
+    return msgspec.structs.replace(head, taught=taught, unseen=_unseen(head, groups, fitted)[first])
 
 
-def prompt_hashes(prompt: npt.NDArray[np.str_]) -> npt.NDArray[np.uint32]:
-    """32 bits of each prompt's hash, which is hexadecimal."""
-    return np.array([int(digits[:8], 16) for digits in prompt.tolist()], dtype=np.uint32)
+def _unseen(head: TextHead, groups: list[PriorGroup], fitted: list[_Columns]) -> FloatArray:
+    """All outputs for the rows of all groups, of a group's own columns those out of fold."""
+    parts, start = [], 0
+    for group, columns in zip(groups, fitted, strict=True):
+        outputs = apply_head(head, group.grams, group.fixed)
+        outputs[:, start : start + len(columns.unseen)] = np.column_stack(columns.unseen)
+        start += len(columns.unseen)
+        parts.append(outputs)
+    return np.vstack(parts).astype(np.float16).astype(np.float32)
 
 
 def _fit_group(group: PriorGroup, idf: FloatArray, mapped: KernelMap, seed: int) -> _Columns:

@@ -26,10 +26,11 @@ _GRADES: Final = 30
 _GROUP_ROWS: Final = 100
 # Kendall's tau-b by cross-validation on the training rows of the two public benchmark files (8B, 70B), the booster
 # alone: cross-entropy on the label's place 0.505, 0.533; least squares on it 0.499, 0.529; lambdarank 0.492, 0.520;
-# xendcg 0.24, 0.46. Three times as many rounds at 0.04 gain 0.002 over three seeds, three boosters 0.001: a server pays
-# for each hundred trees with 6 us a request. Log length as the target loses 0.004.
+# xendcg 0.24, 0.46. A hundred rounds at 0.1 lose 0.002 against three hundred at 0.04, four boosters of two hundred at
+# 0.06 as much; each hundred trees take 6 us a request. Log length as the target loses 0.004. A network of 32 units
+# beside them, or 14 features of how code is built, gain nothing: all kinds of model end at the same figure.
 _COMMON: Final[dict[str, Any]] = {
-    "learning_rate": 0.1,
+    "learning_rate": 0.04,
     "num_leaves": 15,
     "min_data_in_leaf": 10,
     "feature_fraction": 0.3,
@@ -42,7 +43,7 @@ _COMMON: Final[dict[str, Any]] = {
     "deterministic": True,
     "force_row_wise": True,
 }
-_ROUNDS: Final = 100
+_ROUNDS: Final = 300
 
 
 class Voice(NamedTuple):

@@ -90,6 +90,25 @@ def apply_head(head: TextHead, grams: sparse.csr_matrix, fixed: FloatArray) -> F
     return outputs
 
 
+def unseen_outputs(
+    head: TextHead, grams: sparse.csr_matrix, fixed: FloatArray, prompt: npt.NDArray[np.str_]
+) -> FloatArray:
+    """`apply_head`, but of prompts that taught its prior columns these say what they would if they had not.
+
+    What a column remembers of a prompt would pass for what it knows of prompts that are new.
+    """
+    outputs = apply_head(head, grams, fixed)
+    hashes = prompt_hashes(prompt)
+    for row in np.flatnonzero(np.isin(hashes, head.taught)).tolist():
+        outputs[row, head.priors] = head.unseen[np.searchsorted(head.taught, hashes[row])]
+    return outputs
+
+
+def prompt_hashes(prompt: npt.NDArray[np.str_]) -> npt.NDArray[np.uint32]:
+    """32 bits of each prompt's hash, which is hexadecimal."""
+    return np.array([int(digits[:8], 16) for digits in prompt.tolist()], dtype=np.uint32)
+
+
 def _moments(values: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Mean and standard deviation of each column, over the rows that have it; 0 where none has."""
     present = ~np.isnan(values)

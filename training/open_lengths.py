@@ -26,16 +26,10 @@ GROUPS: Final = {
     "exam": ("lengths-mmlu_pro.parquet",),
     "reason": ("lengths-zeroeval.parquet",),
 }
-BENCHMARK: Final = ("mixed-llama-3.1-8b.jsonl.gz", "mixed-llama-3.1-70b.jsonl.gz")
 _CHAT_KINDS: Final = frozenset({"chat", "instruct", "chat-fewshot"})
 _MIN_ROWS_PER_MODEL: Final = 20
 _MIN_COVERAGE: Final = 0.8
 _ROUNDS: Final = 3
-
-
-def benchmark_prompts(folder: Path) -> frozenset[str]:
-    """Every prompt of the public benchmark, of either split."""
-    return frozenset(row["prompt"] for name in BENCHMARK for _, row in read_source(str(folder / name)))
 
 
 class TypicalLengths(NamedTuple):
