@@ -116,7 +116,7 @@ def test_a_head_with_other_columns_is_another_schema(directory: Path) -> None:
     """The hash covers the text head's columns too: one that was renamed is refused, not read in its place."""
     with np.load(directory / HEAD) as arrays:
         names = arrays["names"]
-    names[0] = "text.0.other"
+    names[-1] = "text.0.other"
     with pytest.raises(SchemaMismatchError):
         load_artifact(with_arrays(directory, names=names))
 

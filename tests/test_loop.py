@@ -10,6 +10,7 @@ from predictor.features.extractor import FIXED_NAMES
 from predictor.records import Outcome, TrafficRecord
 from training.compare.client import Timing
 from training.compare.report import ArmReport
+from training.loop.__main__ import all_but_one
 from training.loop.intervals import Between, intervals
 from training.loop.phases import ORDER, choose
 from training.loop.picture import draw
@@ -195,3 +196,10 @@ def test_an_oracle_that_may_have_gained_nothing_shares_nothing() -> None:
     )
     assert found["ours"].of_oracle is None
     assert found["oracle"].of_oracle is None
+
+
+def test_the_engine_leaves_a_core_to_proxy_and_client() -> None:
+    """On a GPU it would not compute where they do; the only core of a machine is shared."""
+    assert all_but_one({3, 0, 1, 2}) == "0,1,2"
+    assert all_but_one({5, 4}) == "4"
+    assert all_but_one({7}) == "7"

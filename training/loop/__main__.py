@@ -2,8 +2,10 @@
 
 import argparse
 import asyncio
+import os
 import sys
 import tempfile
+from collections.abc import Collection
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
@@ -21,7 +23,7 @@ from training.loop.report import LoopReport, as_json
 
 _QUICK_MINUTES: Final = 20.0
 _FULL_MINUTES: Final = 120.0
-_SLOTS: Final = 8
+_SLOTS: Final = 16
 
 
 def main() -> int:
@@ -61,6 +63,10 @@ def _parse() -> argparse.Namespace:
     add("--requests", type=int, help="requests per measured pass; default: what fits into the time")
     add("--max-overtake", type=float, help="D in seconds; default: 2 x FCFS's p99 TTFT")
     add("--slots", type=int, default=_SLOTS, help="sequences that the engine runs at once")
+    add(
+        "--engine-cpus", metavar="CPUS",
+        help='that the real engine computes on, "0" or "0-3" (default: all but one, which proxy and client share)',
+    )  # fmt: skip
     add("--seed", type=int, default=1)
     add("--state", metavar="DIR", help="keep the logs and artifacts here")
     add(
@@ -72,7 +78,12 @@ def _parse() -> argparse.Namespace:
 def _engine(args: argparse.Namespace) -> AbstractContextManager[RunningEngine]:
     if args.engine == "emulated":
         return emulated_engine(args.seed, args.slots)
-    return real_vllm(args.slots)
+    return real_vllm(args.slots, args.engine_cpus or all_but_one(os.sched_getaffinity(0)))
+
+
+def all_but_one(cpus: Collection[int]) -> str:
+    """CPUs for the engine's model, as vLLM has them: on a GPU it would not share them with proxy and client either."""
+    return ",".join(map(str, sorted(cpus)[: max(1, len(cpus) - 1)]))
 
 
 def _write(found: LoopReport, out: Path) -> None:
