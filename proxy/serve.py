@@ -82,10 +82,11 @@ async def _serve(settings: Settings, args: argparse.Namespace) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    hangup = Hangup(partial(_read_settings, args))
     warn_of_endless_waits(settings)
     headway = Headway(settings)
     await headway.start()
-    reload_on_hangup(headway, partial(_read_settings, args))
+    hangup.reloads(headway)
     calm_collector()
     _LOG.info("serving on %s in front of %s", headway.url, ", ".join(settings.engine))
     await stop.wait()
@@ -110,20 +111,36 @@ def calm_collector() -> None:
     gc.set_threshold(_YOUNG_OBJECTS)
 
 
-def reload_on_hangup(headway: Headway, read: Callable[[], Settings]) -> None:
-    """SIGHUP: read the configuration again; what is wrong with it is said, and the old one stays."""
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, headway, read)
+class Hangup:
+    """SIGHUP: read the configuration again; what is wrong with it is said, and the old one stays.
 
+    It is heard from now on; one that comes while the proxy still starts is obeyed when that is done.
+    """
 
-def _reload(headway: Headway, read: Callable[[], Settings]) -> None:
-    try:
-        settings = read()
-        headway.reload(settings)
-    except SettingsError as error:
-        _LOG.error("not reloaded: %s", error)
-        return
-    if names := needing_restart(headway.settings, settings):
-        _LOG.warning("until a restart these stay as they were: %s", ", ".join(names))
+    def __init__(self, read: Callable[[], Settings]) -> None:
+        self._read = read
+        self._headway: Headway | None = None
+        self._came_early = False
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._heard)
+
+    def reloads(self, headway: Headway) -> None:
+        """The proxy has started."""
+        self._headway = headway
+        if self._came_early:
+            self._heard()
+
+    def _heard(self) -> None:
+        if self._headway is None:
+            self._came_early = True
+            return
+        try:
+            settings = self._read()
+            self._headway.reload(settings)
+        except SettingsError as error:
+            _LOG.error("not reloaded: %s", error)
+            return
+        if names := needing_restart(self._headway.settings, settings):
+            _LOG.warning("until a restart these stay as they were: %s", ", ".join(names))
 
 
 def needing_restart(running: Settings, wanted: Settings) -> list[str]:

@@ -2,6 +2,8 @@
 
 import asyncio
 import hashlib
+import os
+import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from bench.pressure.served import served
 from proxy.app import Headway
 from proxy.identity import KeySettings
 from proxy.learning import make_ranking
+from proxy.serve import Hangup
 from proxy.settings import ClassSettings, Settings, SettingsError
 
 
@@ -172,3 +175,19 @@ async def waits(in_force: InForce, count: int) -> bool:
 async def holds(in_force: InForce, policy: str, max_overtake: float) -> bool:
     """Whether this order holds."""
     return (await in_force())[:2] == (policy, max_overtake)
+
+
+async def test_a_hangup_during_the_start_is_obeyed_after_it(tmp_path: Path) -> None:
+    """It neither ends the process nor is it forgotten; a later one is obeyed at once."""
+    wanted = Settings(engine=("http://127.0.0.1:9",), policy="fcfs")
+    hangup = Hangup(lambda: wanted)
+    os.kill(os.getpid(), signal.SIGHUP)
+    await asyncio.sleep(0.05)
+    async with engine_of([5]) as engine, proxy_before(engine.url, state=tmp_path) as headway:
+        assert headway.status().policy == "quantile"
+        hangup.reloads(headway)
+        assert headway.status().policy == "fcfs"
+        wanted = msgspec.structs.replace(wanted, policy="quantile")
+        os.kill(os.getpid(), signal.SIGHUP)
+        await eventually(lambda: headway.status().policy == "quantile")
+    asyncio.get_running_loop().remove_signal_handler(signal.SIGHUP)

@@ -21,7 +21,7 @@ from proxy.app import Headway
 from proxy.configuration import load_settings
 from proxy.launch.plan import LOOPBACK, Plan, make_plan
 from proxy.launch.supervisor import EngineEndedError, Supervisor
-from proxy.serve import add_settings, calm_collector, given, reload_on_hangup, warn_of_endless_waits
+from proxy.serve import Hangup, add_settings, calm_collector, given, warn_of_endless_waits
 from proxy.settings import Settings, SettingsError
 
 _LOG: Final = logging.getLogger("headway.run")
@@ -156,9 +156,10 @@ async def _serve(
 
     The proxy comes first: a port that is taken is known at once, and not after a model was loaded.
     """
+    hangup = Hangup(read)
     headway = Headway(settings)
     await headway.start()
-    reload_on_hangup(headway, read)
+    hangup.reloads(headway)
     try:
         if await _unless(stop, supervisor.start()):
             await headway.look()
