@@ -57,7 +57,7 @@ def head_from_bytes(data: bytes) -> TextHead:
             kernels=tuple(_read_kernel(arrays, f"kernel{number}_", len(names)) for number in range(kernels)),
             taught=_hashes(arrays["taught"]),
         )
-        return msgspec.structs.replace(head, unseen=_unseen(arrays, head))
+        return _with_unseen(arrays, head)
 
 
 def _kernel_arrays(prefix: str, kernel: Kernel) -> Arrays:
@@ -122,15 +122,17 @@ def _indices(array: npt.NDArray[np.generic], limit: int) -> npt.NDArray[np.intp]
 
 
 def _hashes(array: npt.NDArray[np.generic]) -> npt.NDArray[np.uint32]:
-    if array.ndim != 1 or array.dtype != np.uint32:
-        raise ValueError("the text head's list of prompts holds no 32-bit hashes")
+    if array.ndim != 1 or array.dtype != np.uint32 or (array[1:] <= array[:-1]).any():
+        raise ValueError("the text head's list of prompts holds no 32-bit hashes in ascending order")
     return array.astype(np.uint32)
 
 
-def _unseen(arrays: "np.lib.npyio.NpzFile", head: TextHead) -> FloatArray:
-    if not len(head.taught):
-        return head.unseen
-    return finite_floats(arrays["unseen"], (len(head.taught), len(head.priors)))
+def _with_unseen(arrays: "np.lib.npyio.NpzFile", head: TextHead) -> TextHead:
+    """A head that was made before this was kept lends its columns as if nothing had taught them."""
+    if "unseen" not in arrays:
+        return msgspec.structs.replace(head, taught=head.taught[:0])
+    unseen = finite_floats(arrays["unseen"], (len(head.taught), len(head.priors) if len(head.taught) else 0))
+    return msgspec.structs.replace(head, unseen=unseen)
 
 
 def _check_sizes(bits: int, names: tuple[str, ...], kernels: int) -> None:

@@ -1,14 +1,24 @@
 """What an engine's answer says of itself, whatever its API: tokens, how it ended, errors. Pure."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Final
 
 import msgspec
 
+from predictor.records import CUT
+
 Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)] | None
 # Reasons that are no end of an answer but its failure.
 FAILED: Final = frozenset({"abort", "error", "failed", "cancelled"})
+
+
+def reason_of(reasons: Iterable[str | None]) -> str | None:
+    """Why several answers to one request ended: a failure or a cut of one is told before the others' good ends."""
+    told = [reason for reason in reasons if reason]
+    return next(
+        (reason for kind in (FAILED, CUT) for reason in told if reason in kind), told[-1] if told else None
+    )
 
 
 class PromptDetails(msgspec.Struct, frozen=True):

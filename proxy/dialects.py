@@ -6,7 +6,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from predictor.request import Api
-from proxy.answers import Answer, Count, Dialect, PromptDetails, Usage
+from proxy.answers import Answer, Count, Dialect, PromptDetails, Usage, reason_of
 
 _Shape = TypeVar("_Shape")
 _NULL: Final = msgspec.Raw(b"null")
@@ -108,10 +108,9 @@ _GENERATED: Final = msgspec.json.Decoder(_Generated | list[_Generated], strict=F
 
 def _openai(raw: bytes) -> Answer:
     answer = _decode(_OPENAI, raw, _OpenAI())
-    reasons = [choice.finish_reason for choice in answer.choices or () if choice.finish_reason]
     return Answer(
         choices=None if answer.choices is None else len(answer.choices),
-        finish_reason=reasons[-1] if reasons else None,
+        finish_reason=reason_of(choice.finish_reason for choice in answer.choices or ()),
         usage=_decode(_OPENAI_USAGE, answer.usage, None),
         engine_queue_ms=answer.metrics.queue_time_ms if answer.metrics else None,
     )
@@ -155,8 +154,8 @@ def _generated(raw: bytes) -> Answer:
             details = None if meta.cached_tokens is None else PromptDetails(meta.cached_tokens)
             one = Usage(meta.prompt_tokens, meta.completion_tokens, details)
             usage = DIALECTS[Api.GENERATE].merge(usage, one)
-    reasons = [meta.finish_reason.type for meta in metas if meta.finish_reason]
-    return Answer(choices=len(metas), finish_reason=reasons[-1] if reasons else None, usage=usage)
+    reason = reason_of(meta.finish_reason.type for meta in metas if meta.finish_reason)
+    return Answer(choices=len(metas), finish_reason=reason, usage=usage)
 
 
 def _decode(decoder: "msgspec.json.Decoder[_Shape]", raw: bytes | msgspec.Raw, otherwise: _Shape) -> _Shape:

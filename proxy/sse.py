@@ -4,7 +4,7 @@ import re
 from typing import Final
 
 from predictor.request import Api
-from proxy.answers import FAILED, Usage, error_in
+from proxy.answers import FAILED, Usage, error_in, reason_of
 from proxy.dialects import DIALECTS
 
 # The usage event is far shorter; an event that is longer is passed on before its end has come.
@@ -97,7 +97,7 @@ class StreamObserver:
         except ValueError:
             # Not ours to judge: the client gets it as it is.
             return False
-        self.finish_reason = answer.finish_reason or self.finish_reason
+        self.finish_reason = reason_of((self.finish_reason, answer.finish_reason))
         self.failed = self.failed or self.finish_reason in FAILED or error_in(payload) is not None
         if answer.usage is None:
             return False

@@ -81,12 +81,20 @@ def test_nothing_is_unpickled(directory: Path, tmp_path: Path) -> None:
         ("kernel0_landmarks", np.array(1.0)),
         ("kernel0_inputs", np.array(["no.such.feature"])),
         ("kernel0_outputs", np.array([-1])),
+        ("taught", np.array([2, 1], dtype=np.uint32)),
+        ("taught", np.array([1.5])),
+        ("unseen", np.zeros((1, 1), dtype=np.float16)),
     ],
 )
 def test_a_head_of_wrong_shapes_or_numbers_is_refused(directory: Path, array: str, value: Any) -> None:
     """Each array's shape, range and finiteness is checked, though every hash is right."""
     with pytest.raises(ArtifactError):
         load_artifact(with_arrays(directory, **{array: value}))
+
+
+def test_a_head_from_before_prompts_were_kept_apart_serves(directory: Path) -> None:
+    """It only forgets what taught it, and lends its columns as they are."""
+    assert not len(load_artifact(with_arrays(directory, unseen=None)).head.taught)
 
 
 def test_weights_that_are_not_finite_are_refused(directory: Path) -> None:

@@ -49,6 +49,17 @@ def test_a_stream_tells_the_same_wherever_it_is_cut(api: Api, cuts: list[int]) -
     assert not observer.failed
 
 
+@pytest.mark.parametrize("reasons", [("length", "stop"), ("stop", "length")])
+def test_of_several_answers_a_cut_one_is_told(reasons: tuple[str, str]) -> None:
+    """Whole or streamed, in either order: together they are at least so long."""
+    choices = [{"index": index, "finish_reason": reason} for index, reason in enumerate(reasons)]
+    assert decode_answer(json.dumps({"choices": choices}).encode(), Api.CHAT).finish_reason == "length"
+    observer = StreamObserver(drop_usage=False)
+    for choice in choices:
+        observer.feed(b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n")
+    assert observer.finish_reason == "length"
+
+
 @pytest.mark.parametrize("api", list(Api))
 def test_the_first_token_is_no_announcement(api: Api) -> None:
     """Comments, `response.created` and pings come before the engine has looked at the request."""

@@ -10,6 +10,8 @@ from hypothesis import settings as profile
 from hypothesis import strategies as st
 
 from predictor.features.extractor import FIXED_NAMES
+from predictor.features.grams import Grams, pack_grams
+from predictor.request import body_from_dict
 from training.dataset import Dataset, pick_columns, read_dataset
 from training.sources import DataError, SourceRow
 
@@ -86,14 +88,56 @@ def test_a_row_of_the_wrong_type_is_refused_by_file_and_line(fields: dict[str, A
         ({"truncated": 1}, 100, True),
         ({"truncated": False, "max_tokens": 100}, 100, True),
         ({"truncated": True, "max_tokens": 300}, 100, True),
+        ({"n": 4, "max_tokens": 30}, 100, False),
+        ({"n": 4, "max_tokens": 25}, 100, True),
+        ({"prompt": ["x", "y"], "n": 2, "max_tokens": 20}, 80, True),
     ],
 )
 def test_a_cut_answer_is_censored_and_tied_at_its_cap(
     fields: dict[str, Any], label: float, censored: bool
 ) -> None:
-    """An answer that reached its limit is at least so long: its label is the limit, whatever was counted."""
+    """An answer that reached its limit is at least so long: its label is the limit, whatever was counted.
+
+    The limit is each answer's own, the count that of all.
+    """
     data = read({"prompt": "x", "output_tokens": 100, **fields})
     assert (data.label.tolist(), data.censored.tolist()) == ([label], [censored])
+
+
+@pytest.mark.parametrize(
+    ("n", "label", "censored"), [(None, 50, True), (1, 50, True), (2, 100, True), (4, 100, False)]
+)
+def test_a_logged_request_for_several_answers_has_its_limit_for_each(
+    n: int | None, label: float, censored: bool
+) -> None:
+    """The log keeps their number among the features."""
+    values = np.array([np.nan if n is None else np.log1p(n), np.log1p(1)], dtype="<f4")
+    names = ("control.n", "control.prompts")
+    row = {
+        "id": "r1",
+        "features": values.tobytes(),
+        "feature_names": names,
+        "output_tokens": 100,
+        "max_tokens": 50,
+    }
+    data = read(row)
+    assert (data.label.tolist(), data.censored.tolist()) == ([label], [censored])
+
+
+def test_equal_prompts_of_a_log_are_one_prompt() -> None:
+    """Where its text or its n-grams are kept, so that no fold teaches what another is judged by."""
+    logged = {
+        "features": np.zeros(1, dtype="<f4").tobytes(),
+        "feature_names": ("size.focus",),
+        "output_tokens": 5,
+    }
+    grams = [pack_grams(Grams(15, np.array(bins, dtype=np.uint32))) for bins in ([1, 2], [1, 2], [1, 3])]
+    hashed = read(*({**logged, "id": f"h{n}", "grams": one} for n, one in enumerate(grams))).prompt
+    assert hashed[0] == hashed[1] != hashed[2]
+    bodies = [body_from_dict({"prompt": text}) for text in ("a?", "a?", "b?")]
+    full = read(*({**logged, "id": f"f{n}", "body": one} for n, one in enumerate(bodies))).prompt
+    assert full[0] == full[1] != full[2]
+    assert full[0] == read({"prompt": "a?", "output_tokens": 5}).prompt[0]
 
 
 def test_a_split_is_honoured() -> None:

@@ -1,5 +1,7 @@
 """The shipped ranker's teachers: training rows alone, one typical length per prompt."""
 
+import gzip
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ from hypothesis import given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
 
-from training.open_lengths import GROUPS, prompt_effects, typical_lengths
+from training.default_artifact import read_group
+from training.open_lengths import BENCHMARK, GROUPS, held_out_prompts, prompt_effects, typical_lengths
 
 PROMPTS = [f"Prompt number {number}, please." for number in range(24)]
 
@@ -65,6 +68,21 @@ def test_other_rows_teach_nothing(folder: Path, fields: dict[str, Any]) -> None:
     after = typical_lengths(folder, "exam", 1)
     assert after.prompts == before.prompts
     np.testing.assert_array_equal(after.tokens, before.tokens)
+
+
+def test_what_the_benchmark_holds_out_teaches_nothing(folder: Path) -> None:
+    """Even where another file has it among its training rows; the benchmark's training prompts do teach."""
+    for number, name in enumerate(BENCHMARK):
+        lines = [
+            {"prompt": PROMPTS[number], "output_tokens": 1, "split": "train"},
+            {"prompt": PROMPTS[number + 2], "output_tokens": 1, "split": "heldout"},
+        ]
+        (folder / name).write_bytes(gzip.compress("\n".join(map(json.dumps, lines)).encode()))
+    held = held_out_prompts(folder)
+    assert held == set(PROMPTS[2:4])
+    group = read_group(folder, "exam", held)
+    assert {body.prompt for body in group.data.bodies} == set(PROMPTS) - held
+    assert len(group.aspects) == len(group.data)
 
 
 def test_a_model_that_answered_few_prompts_is_not_asked(folder: Path) -> None:

@@ -7,6 +7,7 @@ what the column remembers.
 
 import argparse
 import sys
+from itertools import compress
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -22,7 +23,7 @@ from training.dataset import Dataset, read_dataset
 from training.default_card import CARD, model_card
 from training.fit_priors import PriorGroup, fit_priors
 from training.head_inputs import fit_idf, fit_kernel_map
-from training.open_lengths import typical_lengths
+from training.open_lengths import held_out_prompts, typical_lengths
 from training.progress import show_progress
 from training.sources import SourceRow
 from training.train import train
@@ -54,7 +55,8 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=DEFAULT_ARTIFACT, metavar="DIR")
     args = parser.parse_args()
     rng = np.random.default_rng(_SEED)
-    groups = [read_group(args.data, name) for name in _RANKER_ROWS]
+    held = held_out_prompts(args.data)
+    groups = [read_group(args.data, name, held) for name in _RANKER_ROWS]
     priors = fit_group_priors(groups, rng)
     data, weight = choose_rows(groups, rng)
     with show_progress() as steps:
@@ -69,8 +71,8 @@ def main() -> int:
     return 0
 
 
-def read_group(folder: Path, name: str) -> Group:
-    """The training prompts of a group with their typical lengths."""
+def read_group(folder: Path, name: str, held: frozenset[str]) -> Group:
+    """The training prompts of a group with their typical lengths, less those in `held`."""
     typical = typical_lengths(folder, name, _ASPECTS[name])
     rows = [
         SourceRow(
@@ -78,7 +80,8 @@ def read_group(folder: Path, name: str) -> Group:
         )
         for number, (prompt, tokens) in enumerate(zip(typical.prompts, typical.tokens.tolist(), strict=True))
     ]
-    return Group(name, read_dataset(rows), typical.aspects)
+    kept = np.array([prompt not in held for prompt in typical.prompts])
+    return Group(name, read_dataset(compress(rows, kept)), typical.aspects[kept])
 
 
 def fit_group_priors(groups: list[Group], rng: np.random.Generator) -> TextHead:

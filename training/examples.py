@@ -1,6 +1,7 @@
 """One row of a lengths file or of a traffic log, checked and read."""
 
 import hashlib
+import math
 from typing import Final
 
 import msgspec
@@ -10,7 +11,7 @@ from predictor.features.controls import output_limit
 from predictor.features.extractor import RawFeatures, raw_features
 from predictor.features.grams import unpack_grams
 from predictor.features.schema import FloatArray
-from predictor.features.view import read_view
+from predictor.features.view import PromptView, read_view
 from predictor.history import HistoryKey, history_key
 from predictor.request import RequestBody, body_from_dict
 from training.sources import DataError, Row
@@ -81,16 +82,15 @@ def text_example(location: str, row: Row) -> Example:
         # Besides a wrong type: a lone surrogate, which no engine would be sent, or what JSON cannot hold.
         raise DataError(f"{location}: {error}") from error
     view = read_view(body)
-    tokens, censored = _label(location, row, output_limit(body))
+    tokens, censored = _label(location, row, output_limit(body), body.answer_count * view.prompts)
     tenant = str(row.get("tenant") or "default")
-    text = f"{view.system}\x1f{view.context}\x1f{view.focus}\x1f{view.focus_chars}"
     return Example(
         output_tokens=tokens,
         censored=censored,
         split=_split(location, row),
         part=str(row.get("part") or row.get("kind") or row.get("source") or ""),
         model=body.model or "",
-        prompt=hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8).hexdigest(),
+        prompt=_prompt_of(view),
         tenant=tenant,
         body=body,
         raw=raw_features(body, view, HASH_BITS),
@@ -105,19 +105,35 @@ def logged_example(location: str, row: Row) -> Example:
         raise DataError(f"{location}: {len(row['features'])} bytes of features for {len(names)} names")
     vector = np.frombuffer(row["features"], dtype="<f4").astype(np.float32)
     vector[np.isinf(vector)] = np.nan
-    tokens, censored = _label(location, row, row.get("max_tokens"))
+    tokens, censored = _label(location, row, row.get("max_tokens"), _answers_logged(names, vector))
     return Example(
         output_tokens=tokens,
         censored=censored,
         split=_split(location, row),
         part=str(row.get("class_name") or ""),
         model=str(row.get("model") or ""),
-        prompt=str(row["id"]),
+        prompt=_logged_prompt(row),
         tenant=str(row.get("tenant") or "default"),
         raw=_logged_raw(location, row, vector),
         vector=vector,
         names=names,
     )
+
+
+def _logged_prompt(row: Row) -> str:
+    """What one prompt is told from another by, so that equal ones stay together: its text, its n-grams, or nothing."""
+    if isinstance(body := row.get("body"), RequestBody):
+        return _prompt_of(read_view(body))
+    return _hashed(row.get("grams") or str(row["id"]).encode())
+
+
+def _prompt_of(view: PromptView) -> str:
+    text = f"{view.system}\x1f{view.context}\x1f{view.focus}\x1f{view.focus_chars}"
+    return _hashed(text.encode("utf-8", "replace"))
+
+
+def _hashed(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=8).hexdigest()
 
 
 def _logged_raw(location: str, row: Row, vector: FloatArray) -> RawFeatures | None:
@@ -133,13 +149,20 @@ def _logged_raw(location: str, row: Row, vector: FloatArray) -> RawFeatures | No
     return RawFeatures(vector, grams.bins) if grams.bits == HASH_BITS else None
 
 
-def _label(location: str, row: Row, limit: int | None) -> tuple[float, bool]:
-    """Output tokens, and whether they are only a lower bound; every answer cut at a limit counts as the limit."""
+def _answers_logged(names: tuple[str, ...], vector: FloatArray) -> int:
+    """How many answers a logged request asked for: its n times its prompts."""
+    counts = [vector[names.index(name)] for name in ("control.n", "control.prompts") if name in names]
+    return math.prod(max(1, round(math.expm1(count))) for count in counts if not np.isnan(count))
+
+
+def _label(location: str, row: Row, limit: int | None, answers: int) -> tuple[float, bool]:
+    """Output tokens of all answers, and whether they are only a lower bound; one cut at its limit counts as the
+    limit, which is each answer's own."""
     tokens, truncated = float(row["output_tokens"]), row.get("truncated") or False
     if truncated not in (False, True):
         raise DataError(f"{location}: truncated is {truncated!r}; true or false is expected")
-    if limit is not None and 0 < limit <= tokens:
-        return float(limit), True
+    if limit is not None and 0 < limit * answers <= tokens:
+        return float(limit * answers), True
     return tokens, bool(truncated)
 
 

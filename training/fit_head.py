@@ -62,15 +62,15 @@ def fit_head(
     fold: FoldArray,
     seed: int,
     *,
-    prompt: npt.NDArray[np.str_] | None,
+    prompt: npt.NDArray[np.str_],
     base: TextHead | None = None,
 ) -> FittedHead:
-    """Fit on occupied bins (rows, bins), fixed features, targets in [0, 1] (rows,) and, where known, prompts' hashes.
+    """Fit on occupied bins (rows, bins), fixed features, targets in [0, 1] (rows,) and the prompts' hashes.
 
     `base` lends its document frequencies and its prior columns: what other people's prompts have taught.
     """
     lent = prior_head(base, fit_idf(grams) if base is None else base.idf)
-    priors = apply_head(lent, grams, fixed) if prompt is None else unseen_outputs(lent, grams, fixed, prompt)
+    priors = unseen_outputs(lent, grams, fixed, prompt)
     weighted = weigh(grams, lent.idf)
     mapped = map_of(lent.kernels[0]) if lent.kernels else fit_kernel_map(fixed, seed)
     joint = joint_inputs(weighted, mapped.features(fixed), priors)

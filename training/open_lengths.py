@@ -26,10 +26,17 @@ GROUPS: Final = {
     "exam": ("lengths-mmlu_pro.parquet",),
     "reason": ("lengths-zeroeval.parquet",),
 }
+BENCHMARK: Final = ("mixed-llama-3.1-8b.jsonl.gz", "mixed-llama-3.1-70b.jsonl.gz")
 _CHAT_KINDS: Final = frozenset({"chat", "instruct", "chat-fewshot"})
 _MIN_ROWS_PER_MODEL: Final = 20
 _MIN_COVERAGE: Final = 0.8
 _ROUNDS: Final = 3
+
+
+def held_out_prompts(folder: Path) -> frozenset[str]:
+    """Every prompt that the public benchmark holds out; other files say for themselves which rows they hold out."""
+    rows = (row for name in BENCHMARK for _, row in read_source(str(folder / name)))
+    return frozenset(row["prompt"] for row in rows if row["split"] == "heldout")
 
 
 class TypicalLengths(NamedTuple):

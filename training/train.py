@@ -145,9 +145,7 @@ def train(
     if kept:
         fitted = _logged_head(rows, base)
     else:
-        # Of a traffic log only numbers are known: which prompts these were cannot be told.
-        prompt = rows.prompt if rows.logged is None else None
-        fitted = fit_head(rows.grams, rows.fixed, target, fold, seed, prompt=prompt, base=base)
+        fitted = fit_head(rows.grams, rows.fixed, target, fold, seed, prompt=rows.prompt, base=base)
     advance()
     names = schema_of(fitted.head).names
     known = _with_histories(rows, np.hstack([rows.fixed, fitted.outputs]), seed)
