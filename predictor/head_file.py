@@ -122,9 +122,10 @@ def _indices(array: npt.NDArray[np.generic], limit: int) -> npt.NDArray[np.intp]
 
 
 def _hashes(array: npt.NDArray[np.generic]) -> npt.NDArray[np.uint32]:
-    if array.ndim != 1 or array.dtype != np.uint32 or (array[1:] <= array[:-1]).any():
+    hashes = array.astype(np.uint32)
+    if array.ndim != 1 or array.dtype != np.uint32 or (hashes[1:] <= hashes[:-1]).any():
         raise ValueError("the text head's list of prompts holds no 32-bit hashes in ascending order")
-    return array.astype(np.uint32)
+    return hashes
 
 
 def _with_unseen(arrays: "np.lib.npyio.NpzFile", head: TextHead) -> TextHead:
