@@ -3,6 +3,7 @@
 <state>/models/<artifact id>/    one artifact; its id names its content
 <state>/models/champion          the id of the one that serves; missing: the wheel's
 <state>/models/shadow            the id of the one that is only watched; missing: none
+<state>/models/decisions.jsonl   the journal: one JSON line for every decision about a model
 """
 
 import os
@@ -43,6 +44,11 @@ def artifact_directory(state: Path, artifact_id: str) -> Path:
 def pointer_path(state: Path, role: Role) -> Path:
     """The file of one pointer."""
     return models_directory(state) / role.value
+
+
+def journal_path(state: Path) -> Path:
+    """The file of the journal."""
+    return models_directory(state) / "decisions.jsonl"
 
 
 def checked_id(text: str) -> str:

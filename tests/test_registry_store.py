@@ -1,5 +1,6 @@
 """Publishing: whole or not at all, also when the publisher is killed; and the way back."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -12,9 +13,19 @@ from logged_traffic import artifact_called
 
 from predictor.artifact import load_artifact
 from predictor.errors import PredictorError
-from predictor.registry import Role, artifact_directory, models_directory, read_pointer
-from training.registry.journal import Decision, Outcome, read_decisions
-from training.registry.store import adopt, prune, publish, roll_back, stored
+from predictor.registry import (
+    RegistryError,
+    Role,
+    artifact_directory,
+    journal_path,
+    models_directory,
+    pointer_path,
+    read_pointer,
+    write_pointer,
+)
+from training.registry import store
+from training.registry.journal import Decision, Outcome, read_decisions, write_decision
+from training.registry.store import KEEP, adopt, prune, publish, roll_back, stored
 
 PUBLISHER = """
 import sys
@@ -130,3 +141,104 @@ def test_old_artifacts_go_and_needed_ones_stay(tmp_path: Path) -> None:
     publish(tmp_path, decided(ids[1]), expected=ids[0])
     assert prune(tmp_path, keep=2) == [ids[3], ids[2]]
     assert set(stored(tmp_path)) == {ids[0], ids[1], ids[4], ids[5]}
+
+
+def test_refusals_leave_no_more_than_the_latest(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """However many are refused, a bounded number of artifacts stays: who serves, the way back, the latest ones; and
+    nothing of a trainer that was killed a day ago."""
+    one, two = (adopt(tmp_path, artifact_called(name, tmp_path)) for name in ("one", "two"))
+    publish(tmp_path, decided(one), expected=None)
+    publish(tmp_path, decided(two), expected=one)
+    _old(artifact_directory(tmp_path, one), artifact_directory(tmp_path, two))
+    left, at_work = (models_directory(tmp_path) / name for name in (".staged-left", ".staged-at-work"))
+    for folder in (left, at_work):
+        folder.mkdir()
+    _old(left)
+    refused = []
+    for number in range(KEEP + 3):
+        refused.append(adopt(tmp_path, artifact_called(f"refused{number}", tmp_path)))
+        publish(tmp_path, decided(refused[-1], Outcome.REFUSED), expected=two)
+    assert set(stored(tmp_path)) == {one, two, *refused[-KEEP:]}
+    assert (left.exists(), at_work.exists()) == (False, True)
+    assert roll_back(tmp_path).artifact == one
+    assert not caplog.records
+
+
+def test_a_full_journal_changes_nobody_who_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk refuses the decision, of a publication or a rollback: an OSError, and pointer, journal and way back
+    are as before. When the disk has room again both go through."""
+    one, two = (adopt(tmp_path, artifact_called(name, tmp_path)) for name in ("one", "two"))
+    publish(tmp_path, decided(one), expected=None)
+    before = journal_path(tmp_path).read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", _full)
+        for change in (lambda: publish(tmp_path, decided(two), expected=one), lambda: roll_back(tmp_path)):
+            with pytest.raises(OSError, match="No space left"):
+                change()
+            assert read_pointer(tmp_path, Role.CHAMPION) == one
+            assert journal_path(tmp_path).read_bytes() == before
+    publish(tmp_path, decided(two), expected=one)
+    assert roll_back(tmp_path).artifact == one
+
+
+@pytest.mark.parametrize("already_there", [False, True])
+def test_a_pointer_that_is_refused_is_no_decision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, already_there: bool
+) -> None:
+    """The disk takes the decision and not the pointer, or its directory's fsync fails when the new pointer is there:
+    who served still serves, and the journal says nothing else."""
+    one, two = (adopt(tmp_path, artifact_called(name, tmp_path)) for name in ("one", "two"))
+    publish(tmp_path, decided(one), expected=None)
+    before = journal_path(tmp_path).read_bytes()
+
+    def refuse(state: Path, role: Role, artifact_id: str | None) -> None:
+        if already_there:
+            write_pointer(state, role, artifact_id)
+        raise RegistryError("cannot write: No space left")
+
+    monkeypatch.setattr(store, "write_pointer", refuse)
+    for change in (lambda: publish(tmp_path, decided(two), expected=one), lambda: roll_back(tmp_path)):
+        with pytest.raises(RegistryError, match="No space left"):
+            change()
+        assert read_pointer(tmp_path, Role.CHAMPION) == one
+        assert journal_path(tmp_path).read_bytes() == before
+
+
+def test_a_kill_between_line_and_pointer_leaves_the_way_back_true(tmp_path: Path) -> None:
+    """The line of whom it was to be stays, who served still serves, and whoever comes next goes back to that one."""
+    one, two, three = (adopt(tmp_path, artifact_called(name, tmp_path)) for name in ("one", "two", "three"))
+    publish(tmp_path, decided(one), expected=None)
+    write_decision(
+        tmp_path, Decision(action="test", outcome=Outcome.PUBLISHED, reason="", artifact=two, replaced=one)
+    )
+    assert publish(tmp_path, decided(three), expected=one).replaced == one
+    assert roll_back(tmp_path).artifact == one
+
+
+def test_what_cannot_be_cleared_away_does_not_undo_a_decision(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The shadow's pointer is damaged, so nobody knows what is needed: published all the same, and a warning."""
+    one = adopt(tmp_path, artifact_called("one", tmp_path))
+    pointer_path(tmp_path, Role.SHADOW).write_text("nonsense")
+    assert publish(tmp_path, decided(one), expected=None).outcome is Outcome.PUBLISHED
+    assert read_pointer(tmp_path, Role.CHAMPION) == one
+    assert "old artifacts stay" in caplog.text
+
+
+def test_what_has_been_deleted_meanwhile_does_not_serve(tmp_path: Path) -> None:
+    """An artifact that went while the gate weighed it: an error, and no pointer to nothing."""
+    with pytest.raises(PredictorError, match="no artifact"):
+        publish(tmp_path, decided("0123456789abcdef"), expected=None)
+    assert read_pointer(tmp_path, Role.CHAMPION) is None
+    assert read_decisions(tmp_path) == []
+
+
+def _full(_: int) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _old(*folders: Path) -> None:
+    for folder in folders:
+        for path in (folder, *folder.iterdir()):
+            os.utime(path, (1, 1))

@@ -6,15 +6,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import StrEnum
+from io import FileIO
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from predictor.order import Order
-from predictor.registry import models_directory
+from predictor.registry import journal_path, models_directory
 
-_JOURNAL: Final = "decisions.jsonl"
 _MOST_SHOWN_BYTES: Final = 64 << 20
 
 
@@ -78,22 +78,36 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 
 def write_decision(state: Path, decision: Decision) -> Decision:
     """Append to the journal, on the disk when this returns; gives the decision with its time. Raises OSError."""
+    with recorded(state, decision) as dated:
+        return dated
+
+
+@contextmanager
+def recorded(state: Path, decision: Decision) -> Iterator[Decision]:
+    """Append to the journal, on the disk before the body runs; taken out again where the disk or the body fails.
+
+    Whoever writes holds the registry's lock: two at once would take out each other's lines. Raises OSError.
+    """
     dated = msgspec.structs.replace(decision, at=datetime.now(UTC).isoformat(timespec="seconds"))
-    path = models_directory(state) / _JOURNAL
+    path = journal_path(state)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+b") as journal:
+    # Unbuffered: closing must not write again what the disk refused and we took out.
+    with path.open("a+b", buffering=0) as journal:
         # Whoever was killed in mid-line must not spoil the next one.
         end = journal.seek(0, os.SEEK_END)
         whole = end == 0 or _last_byte(journal.fileno(), end) == b"\n"
-        journal.write((b"" if whole else b"\n") + msgspec.json.encode(dated) + b"\n")
-        journal.flush()
-        os.fsync(journal.fileno())
-    return dated
+        try:
+            _write_all(journal, (b"" if whole else b"\n") + msgspec.json.encode(dated) + b"\n")
+            os.fsync(journal.fileno())
+            yield dated
+        except BaseException:
+            journal.truncate(end)
+            raise
 
 
 def read_decisions(state: Path) -> list[Decision]:
     """All decisions, oldest first; lines that a crash cut short are left out. Raises OSError."""
-    path = models_directory(state) / _JOURNAL
+    path = journal_path(state)
     if not path.exists():
         return []
     found = []
@@ -107,13 +121,13 @@ def read_decisions(state: Path) -> list[Decision]:
 
 def journal_lines(state: Path) -> list[bytes]:
     """The journal as it is written, one JSON line each. Raises OSError."""
-    path = models_directory(state) / _JOURNAL
+    path = journal_path(state)
     return path.read_bytes().splitlines() if path.exists() else []
 
 
 def write_lines(state: Path, lines: Sequence[bytes]) -> None:
     """Let the journal be these lines. Raises OSError."""
-    path = models_directory(state) / _JOURNAL
+    path = journal_path(state)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_suffix(".new")
     aside.write_bytes(b"".join(line + b"\n" for line in lines))
@@ -124,8 +138,11 @@ def champions_before(decisions: list[Decision], champion: str | None) -> list[st
     """Who served before the present champion, the latest last; the wheel's ranker (None) was the first."""
     stack: list[str | None] = [None]
     for one in decisions:
-        if one.outcome is Outcome.PUBLISHED and one.artifact != stack[-1]:
-            stack.append(one.artifact)
+        if one.outcome is Outcome.PUBLISHED:
+            # Where a process was killed between a line and its pointer, whom that line names never served.
+            _back_to(stack, one.replaced)
+            if one.artifact != stack[-1]:
+                stack.append(one.artifact)
         elif one.outcome is Outcome.ROLLED_BACK:
             _back_to(stack, one.artifact)
     _back_to(stack, champion)
@@ -155,6 +172,13 @@ def locked(state: Path, name: str, *, wait: bool) -> Iterator[None]:
         except BlockingIOError:
             raise BusyError(f"another one is at work on {path.parent}; try again when it has ended") from None
         yield
+
+
+def _write_all(journal: FileIO, line: bytes) -> None:
+    """A disk that fills up may take the beginning, and refuses the rest with an OSError."""
+    rest = memoryview(line)
+    while rest:
+        rest = rest[journal.write(rest) :]
 
 
 def _last_byte(number: int, end: int) -> bytes:

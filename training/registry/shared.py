@@ -12,7 +12,7 @@ from predictor.errors import PredictorError
 from predictor.redis_address import RedisAddress
 from predictor.registry import RegistryError, Role, read_pointer, write_pointer
 from predictor.shared_registry import SharedRegistry
-from training.registry.journal import champions_before, journal_lines, read_decisions, write_lines
+from training.registry.journal import BusyError, champions_before, journal_lines, read_decisions, write_lines
 from training.registry.place import settings_of
 
 
@@ -40,8 +40,8 @@ def place_of(args: argparse.Namespace) -> Place:
 def shared(place: Place, *wanted: str) -> Iterator[None]:
     """Before: what others have published and decided is in the state directory, `wanted` artifacts too.
 
-    After: what was published or decided within is everybody's; where somebody else was quicker, nobody's.
-    Raises PredictorError or OSError.
+    After: what was published or decided within is everybody's; where somebody else was quicker or anything fails,
+    nobody's. Raises PredictorError or OSError.
     """
     if place.redis is None:
         yield
@@ -54,16 +54,26 @@ def shared(place: Place, *wanted: str) -> Iterator[None]:
             raise RegistryError(f"Redis at {place.redis!r}: {error}") from error
         before = {role: read_pointer(place.state, role) for role in Role}
         known = journal_lines(place.state)
-        yield
-        now = {role: read_pointer(place.state, role) for role in Role}
-        changed = [(role, now[role], theirs[role]) for role in Role if now[role] != before[role]]
         try:
+            yield
+            now = {role: read_pointer(place.state, role) for role in Role}
+            changed = [(role, now[role], theirs[role]) for role in Role if now[role] != before[role]]
             registry.push(place.state, changed, journal_lines(place.state)[len(known) :])
-        except PredictorError:
-            for role, artifact_id in before.items():
-                write_pointer(place.state, role, artifact_id)
-            write_lines(place.state, known)
+        except BusyError:
+            # Whatever has changed here is the other one's.
             raise
+        except BaseException:
+            _restore(place.state, before, known)
+            raise
+
+
+def _restore(state: Path, pointers: dict[Role, str | None], lines: list[bytes]) -> None:
+    """Only what differs: on a full disk nothing can be written that need not be."""
+    for role, artifact_id in pointers.items():
+        if read_pointer(state, role) != artifact_id:
+            write_pointer(state, role, artifact_id)
+    if journal_lines(state) != lines:
+        write_lines(state, lines)
 
 
 def _pull(

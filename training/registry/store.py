@@ -1,11 +1,12 @@
 """Artifacts into the registry: staged aside, on the disk, then renamed and pointed at, so that none is half there."""
 
+import logging
 import os
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -28,9 +29,11 @@ from training.registry.journal import (
     champions_before,
     locked,
     read_decisions,
+    recorded,
     write_decision,
 )
 
+_LOG: Final = logging.getLogger("headway.registry")
 KEEP: Final = 5
 _LOCK: Final = "registry.lock"
 _STAGED: Final = ".staged-"
@@ -81,53 +84,84 @@ def publish(state: Path, decision: Decision, *, expected: str | None) -> Decisio
     """Write a decision down and, unless it is a refusal, point at its artifact; returns it as written.
 
     `expected` is the champion that the candidate was compared with: where another one has come meanwhile,
-    nothing changes and the decision becomes a refusal. Raises PredictorError or OSError.
+    nothing changes and the decision becomes a refusal. Whatever it is, old artifacts go. Raises PredictorError or
+    OSError, and then nothing has changed.
     """
+    with locked(state, _LOCK, wait=True):
+        written = _publish(state, decision, expected)
+        try:
+            prune(state)
+        except (OSError, PredictorError) as error:
+            # The decision stands; what could not be deleted now can be after the next one.
+            _LOG.warning("old artifacts stay in %s: %s", models_directory(state), error)
+        return written
+
+
+def _publish(state: Path, decision: Decision, expected: str | None) -> Decision:
     role = _ROLES.get(decision.outcome)
     if role is None:
         return write_decision(state, decision)
-    with locked(state, _LOCK, wait=True):
-        champion = read_pointer(state, Role.CHAMPION)
-        if role is Role.CHAMPION and champion != expected:
-            reason = f"the champion changed to {champion or 'the default'} meanwhile; run it again"
-            return write_decision(state, replace(decision, outcome=Outcome.REFUSED, reason=reason))
-        write_pointer(state, role, decision.artifact)
-        written = write_decision(state, decision)
-        prune(state)
-        return written
+    champion = read_pointer(state, Role.CHAMPION)
+    if role is Role.CHAMPION and champion != expected:
+        reason = f"the champion changed to {champion or 'the default'} meanwhile; run it again"
+        return write_decision(state, replace(decision, outcome=Outcome.REFUSED, reason=reason))
+    _check_there(state, decision.artifact)
+    return _point(state, role, replace(decision, replaced=champion))
+
+
+def _point(state: Path, role: Role, decision: Decision) -> Decision:
+    """Write a decision down, then let its artifact have the role; where the disk refuses, neither.
+
+    In this order, because a full disk lets a line be taken out again, but may not let a pointer be written back.
+    """
+    before = read_pointer(state, role)
+    with recorded(state, decision) as written:
+        try:
+            write_pointer(state, role, decision.artifact)
+        except BaseException:
+            # It may be in place, and only its directory not be on the disk; what failed first is what is said.
+            with suppress(PredictorError):
+                write_pointer(state, role, before)
+            raise
+    return written
 
 
 def roll_back(state: Path, target: str | None = None) -> Decision:
     """Point at the champion before this one, or at `target` (`default`: the ranker in the wheel).
 
-    Raises PredictorError where there is nothing to go back to.
+    Raises PredictorError where there is nothing to go back to, that or OSError where the disk refuses; nothing has
+    changed then.
     """
     with locked(state, _LOCK, wait=True):
         champion = read_pointer(state, Role.CHAMPION)
         chosen = _earlier(state, champion) if target is None else None if target == "default" else target
-        if chosen is not None and not (artifact_directory(state, chosen) / METADATA).exists():
-            raise PredictorError(f"there is no artifact {chosen} in {models_directory(state)}")
+        _check_there(state, chosen)
         if chosen == champion:
             raise PredictorError(f"{chosen or 'the default'} is the champion already")
-        write_pointer(state, Role.CHAMPION, chosen)
         reason = "asked for by an operator"
         decision = Decision(
             action="rollback", outcome=Outcome.ROLLED_BACK, reason=reason, artifact=chosen, replaced=champion
         )
-        return write_decision(state, decision)
+        return _point(state, Role.CHAMPION, decision)
 
 
 def prune(state: Path, keep: int = KEEP) -> list[str]:
-    """Delete all but the newest `keep` artifacts; champion, shadow and whom a rollback goes to are kept too."""
-    champion = read_pointer(state, Role.CHAMPION)
-    earlier = champions_before(read_decisions(state), champion)[-1:]
-    needed = {champion, read_pointer(state, Role.SHADOW), *earlier}
+    """Delete all but the newest `keep` artifacts, those of the latest `keep` decisions, and those that serve.
+
+    Champion, shadow and the latest `keep` on the way back stay, however many were refused since.
+    """
+    champion, decisions = read_pointer(state, Role.CHAMPION), read_decisions(state)
+    earlier = champions_before(decisions, champion)[-keep:]
+    decided = {one.artifact for one in decisions[-keep:]}
+    needed = {champion, read_pointer(state, Role.SHADOW), *earlier, *decided}
     spare = [one for one in stored(state)[keep:] if one not in needed]
     for artifact_id in spare:
         _delete(artifact_directory(state, artifact_id))
     for left in models_directory(state).glob(f"{_STAGED}*"):
-        if time.time() - left.stat().st_mtime > _STALE_S:
-            shutil.rmtree(left, ignore_errors=True)
+        # Whoever stages beside us may clear its own away first.
+        with suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime > _STALE_S:
+                shutil.rmtree(left, ignore_errors=True)
     return spare
 
 
@@ -145,6 +179,11 @@ def _earlier(state: Path, champion: str | None) -> str | None:
         if candidate is None or (artifact_directory(state, candidate) / METADATA).exists():
             return candidate
     return None
+
+
+def _check_there(state: Path, artifact_id: str | None) -> None:
+    if artifact_id is not None and not (artifact_directory(state, artifact_id) / METADATA).exists():
+        raise PredictorError(f"there is no artifact {artifact_id} in {models_directory(state)}")
 
 
 def _is_whole(directory: Path) -> bool:
