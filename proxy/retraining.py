@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import sqlite3
 import sys
 import time
 from collections.abc import Callable
@@ -13,14 +14,17 @@ from typing import Final
 import msgspec
 
 from proxy.launch.child import Child
+from proxy.retraining_past import Past, look_back
 from proxy.status import RetrainingStatus
 
 _LOG: Final = logging.getLogger("headway.retraining")
 _TICK_S: Final = 5.0
 _NICENESS: Final = 10
 _GRACE_S: Final = 5.0
-# Between two runs, whatever happens; and what must be new before the schedule or drift ask for one.
+# Between two runs, and after our start: a machine that a retraining brings down must not begin with the next one.
 _REST_S: Final = 300.0
+_LONGEST_REST_S: Final = 24 * 3600.0
+# What must be new before the schedule or drift ask for one.
 _FEWEST_NEW: Final = 200
 # Expected over actual tokens beyond this, either way, is another workload than the one trained on.
 _DRIFTED: Final = 1.5
@@ -32,13 +36,14 @@ class Signs(msgspec.Struct, frozen=True):
 
     new_rows: int
     since_s: float
+    resting: bool
     fallen: bool
     drift: float | None
 
 
 def due(signs: Signs, *, every_s: float, rows: int) -> str:
     """Why it is time to retrain; empty where it is not."""
-    if signs.since_s < _REST_S or signs.new_rows < min(_FEWEST_NEW, rows):
+    if signs.resting or signs.new_rows < min(_FEWEST_NEW, rows):
         return ""
     if signs.new_rows >= rows:
         return f"{signs.new_rows} new requests"
@@ -49,6 +54,13 @@ def due(signs: Signs, *, every_s: float, rows: int) -> str:
     if signs.since_s >= every_s:
         return f"{signs.since_s / 3600:.1f} h since the last time"
     return ""
+
+
+def rest_s(refusals: int, every_s: float) -> float:
+    """Between two runs: twice as long after each refusal in a row, because drift may ask for one all the time that
+    none is better; never longer than the schedule has it or a day."""
+    longest_s = max(_REST_S, min(every_s, _LONGEST_REST_S))
+    return float(min(_REST_S * 2 ** min(refusals, 16), longest_s))
 
 
 class Retraining:
@@ -63,16 +75,20 @@ class Retraining:
         written: Callable[[], int],
         live: Callable[[], tuple[bool, float | None]],
         clock_s: Callable[[], float] = time.monotonic,
+        wall_s: Callable[[], float] = time.time,
     ) -> None:
-        """`written` counts rows of the log since the start; `live` tells whether the ranker has fallen, and drift."""
+        """`written` counts rows of the log since the start; `live` tells whether the ranker has fallen, and drift.
+        `wall_s` is Unix time, by which the journal is dated."""
         self._state = state
         self._every_s = every_s
         self._rows = rows
         self._written = written
         self._live = live
         self._clock_s = clock_s
+        self._wall_s = wall_s
         self._rows_before = 0
-        self._began_s = clock_s()
+        self._started_s = self._began_s = clock_s()
+        self._refusals = 0
         self.running = False
         self.runs = 0
         self.failures = 0
@@ -84,6 +100,7 @@ class Retraining:
 
     async def run(self) -> None:
         """Until cancelled, which ends the child too."""
+        await self.resume()
         while True:
             await asyncio.sleep(_TICK_S)
             try:
@@ -92,14 +109,28 @@ class Retraining:
                 self.failures += 1
                 _LOG.error("headway retrain could not be started: %s", error)
 
+    async def resume(self) -> None:
+        """Go on from where the process before this one stopped: one that restarts often must retrain too."""
+        past = await self._look_back(self._rows)
+        if past is None:
+            return
+        self._refusals = past.refusals
+        self._rows_before = self._written() - past.new_rows
+        if past.since_s is not None:
+            self._began_s -= max(0.0, self._wall_s() - past.since_s)
+
     async def tick(self) -> None:
         """Retrain if it is time to. Raises OSError where the child cannot be started."""
         fallen, drift = self._live()
         now_s = self._clock_s()
-        signs = Signs(self._written() - self._rows_before, now_s - self._began_s, fallen, drift)
+        since_s = now_s - self._began_s
+        rested = since_s >= rest_s(self._refusals, self._every_s) and now_s - self._started_s >= _REST_S
+        signs = Signs(self._written() - self._rows_before, since_s, not rested, fallen, drift)
         if why := due(signs, every_s=self._every_s, rows=self._rows):
             self._began_s, self._rows_before = now_s, self._written()
             await self.retrain(why)
+            if (past := await self._look_back(0)) is not None:
+                self._refusals = past.refusals
 
     async def retrain(self, why: str) -> None:
         """Run the child to its end and say what came of it."""
@@ -119,6 +150,13 @@ class Retraining:
         self.failures += status != 0
         self._last = _last_line(said)
         _LOG.log(logging.ERROR if status else logging.INFO, "retraining ended: %s", self._last)
+
+    async def _look_back(self, most_rows: int) -> Past | None:
+        try:
+            return await asyncio.to_thread(look_back, self._state, most_rows)
+        except (OSError, sqlite3.Error, msgspec.DecodeError) as error:
+            _LOG.warning("earlier retrainings are not taken into account: %s", error)
+            return None
 
     def command(self) -> list[str]:
         """The child: the `headway` of this installation."""

@@ -16,6 +16,8 @@ from training.loop.phases import ORDER, choose
 from training.loop.picture import draw
 from training.loop.report import LoopReport, as_json, asked_share, ranked_as, summarize
 from training.loop.saturation import HEADWAY, SATURATED_ORDER, compared, tokens_per_s
+from training.registry.journal import Decision
+from training.registry.journal import Outcome as Verdict
 
 
 def one_pass(arm: str, ttft_s: float, tokens_per_s: float = 100.0) -> ArmReport:
@@ -185,6 +187,17 @@ def test_an_engine_that_changed_its_pace_is_not_hidden() -> None:
     assert "47% faster" in disturbed.unsteady
     assert "130" in disturbed.unsteady
     assert as_json(disturbed)["unsteady"] == disturbed.unsteady
+
+
+@pytest.mark.parametrize("outcome", list(Verdict))
+def test_a_ranker_that_the_gate_refused_is_not_passed_off_as_published(outcome: Verdict) -> None:
+    """Whatever the gate said but `published` is in the sentence and in the JSON, with its reason."""
+    decision = Decision(action="retrain", outcome=outcome, reason="tau-b is not above the default's")
+    report = as_json(msgspec.structs.replace(whole(), retrain=decision))
+    refused = outcome is not Verdict.PUBLISHED
+    assert (f"did not publish this ranker ({outcome}: tau-b is not" in report["sentence"]) is refused
+    assert (report["gate"] in report["sentence"] and report["gate"] != "") is refused
+    assert as_json(whole())["gate"] == ""
 
 
 def test_an_oracle_that_may_have_gained_nothing_shares_nothing() -> None:

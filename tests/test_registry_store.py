@@ -166,10 +166,12 @@ def test_refusals_leave_no_more_than_the_latest(tmp_path: Path, caplog: pytest.L
 
 def test_a_full_journal_changes_nobody_who_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The disk refuses the decision, of a publication or a rollback: an OSError, and pointer, journal and way back
-    are as before. When the disk has room again both go through."""
+    are as before; old artifacts go all the same. When the disk has room again both go through."""
     one, two = (adopt(tmp_path, artifact_called(name, tmp_path)) for name in ("one", "two"))
     publish(tmp_path, decided(one), expected=None)
     before = journal_path(tmp_path).read_bytes()
+    old = [adopt(tmp_path, artifact_called(f"old{number}", tmp_path)) for number in range(KEEP)]
+    _old(*(artifact_directory(tmp_path, one) for one in old[:2]))
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", _full)
         for change in (lambda: publish(tmp_path, decided(two), expected=one), lambda: roll_back(tmp_path)):
@@ -177,6 +179,7 @@ def test_a_full_journal_changes_nobody_who_serves(tmp_path: Path, monkeypatch: p
                 change()
             assert read_pointer(tmp_path, Role.CHAMPION) == one
             assert journal_path(tmp_path).read_bytes() == before
+    assert not {old[0], old[1]} & set(stored(tmp_path))
     publish(tmp_path, decided(two), expected=one)
     assert roll_back(tmp_path).artifact == one
 

@@ -11,7 +11,9 @@ from redis_server import RedisServer, redis_server
 import headway
 from predictor.redis_address import RedisAddress
 from predictor.registry import Role, artifact_directory, read_pointer
-from training.registry.journal import read_decisions
+from training.registry.journal import BusyError, Decision, Outcome, read_decisions
+from training.registry.shared import Place, shared
+from training.registry.store import adopt, publish
 
 SECRET = "xylophonesecret"
 QUICK = ("--replay-requests", "150", "--engine-profile", "demo")
@@ -88,6 +90,25 @@ async def test_published_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture[s
         assert said.count("\n") == 1
         assert f"127.0.0.1:{server.port}" in said
         assert read_pointer(tmp_path / "state", Role.CHAMPION) == champion
+
+
+async def test_what_fails_here_serves_nowhere(tmp_path: Path) -> None:
+    """An error between the publishing and the sharing of it: nothing was published here either. Where another process
+    is at work here, what it has published meanwhile stays."""
+    async with redis_server(tmp_path, password=SECRET) as server:
+        place = Place(tmp_path / "state", "", RedisAddress(server.url, password=SECRET))
+        one = adopt(place.state, artifact_called("one", tmp_path))
+        decision = Decision(action="test", outcome=Outcome.PUBLISHED, reason="", artifact=one)
+        with pytest.raises(OSError, match="No space left"), shared(place):
+            publish(place.state, decision, expected=None)
+            raise OSError("No space left")
+        assert read_pointer(place.state, Role.CHAMPION) is None
+        assert read_decisions(place.state) == []
+        with pytest.raises(BusyError), shared(place):
+            publish(place.state, decision, expected=None)
+            raise BusyError("another one is at work")
+        assert read_pointer(place.state, Role.CHAMPION) == one
+        assert await server.client.get("headway:role:champion") is None
 
 
 async def test_redis_fails_in_the_middle(

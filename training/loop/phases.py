@@ -224,7 +224,7 @@ class Loop:
         return list(read_records(self._state / name / "traffic.db"))
 
     def publish(self, artifact_id: str, name: str) -> None:
-        """Give the proxy `name` an artifact of the learning phase as its champion."""
+        """Give the proxy `name` an artifact of the learning phase as its champion, whatever the gate said of it."""
         state = self._state / name
         adopt(state, artifact_directory(self._state / "learn", artifact_id))
         write_pointer(state, Role.CHAMPION, artifact_id)

@@ -12,7 +12,7 @@ from training.compare.report import ArmReport
 from training.loop.intervals import Between, Interval
 from training.loop.saturation import Saturation
 from training.ranking_metrics import kendall_tau_b
-from training.registry.journal import Decision
+from training.registry.journal import Decision, Outcome
 
 ORACLE = "oracle-quantile"
 RETRAINED = "retrained"
@@ -97,8 +97,18 @@ class LoopReport(msgspec.Struct, frozen=True):
             "wanted its processor, and arms that ran at different paces are not to be compared."
         )
 
+    @property
+    def gate(self) -> str:
+        """What to say where the gate did not publish what the arm `retrained` serves; empty where it did."""
+        if self.retrain is None or self.retrain.outcome is Outcome.PUBLISHED:
+            return ""
+        return (
+            f"The gate did not publish this ranker ({self.retrain.outcome}: {self.retrain.reason}): {RETRAINED} is "
+            "the candidate, measured all the same; an installation would go on with the ranker in the wheel."
+        )
+
     def sentence(self) -> str:
-        """The outcome in one sentence."""
+        """The outcome in one sentence, and in another one that this ranker would not serve, if so."""
         arms = {one.arm: one for one in self.summaries}
         fcfs, ours, best = arms["fcfs"], arms[RETRAINED], arms[ORACLE]
         share = (
@@ -113,6 +123,7 @@ class LoopReport(msgspec.Struct, frozen=True):
             f"{self.learned_from} answers; true lengths: {best.times_better:.2f}x; {share}; saturated throughput "
             f"{self.saturation.ratio:.1%} ({_shares(self.saturation.between)}) of the engine's without a proxy; "
             f"longest overtaking {ours.overtaken_s:.1f} s of D = {self.max_overtake_s:g} s."
+            f"{self.gate and ' '}{self.gate}"
         )
 
 
@@ -148,7 +159,7 @@ def summarize(passes: Sequence[ArmReport], between: Mapping[str, Between]) -> tu
 def as_json(found: LoopReport) -> dict[str, Any]:
     """The report as a document, its sentences included."""
     document: dict[str, Any] = msgspec.to_builtins(found)
-    return document | {"sentence": found.sentence(), "unsteady": found.unsteady}
+    return document | {"sentence": found.sentence(), "unsteady": found.unsteady, "gate": found.gate}
 
 
 def ranked_as(arm: str, records: Sequence[TrafficRecord]) -> Ranked:

@@ -88,13 +88,10 @@ def publish(state: Path, decision: Decision, *, expected: str | None) -> Decisio
     OSError, and then nothing has changed.
     """
     with locked(state, _LOCK, wait=True):
-        written = _publish(state, decision, expected)
         try:
-            prune(state)
-        except (OSError, PredictorError) as error:
-            # The decision stands; what could not be deleted now can be after the next one.
-            _LOG.warning("old artifacts stay in %s: %s", models_directory(state), error)
-        return written
+            return _publish(state, decision, expected)
+        finally:
+            _clear_away(state)
 
 
 def _publish(state: Path, decision: Decision, expected: str | None) -> Decision:
@@ -165,6 +162,14 @@ def prune(state: Path, keep: int = KEEP) -> list[str]:
     return spare
 
 
+def _clear_away(state: Path) -> None:
+    """Prune, whatever became of a candidate; what cannot be deleted now can be after the next one."""
+    try:
+        prune(state)
+    except (OSError, PredictorError) as error:
+        _LOG.warning("old artifacts stay in %s: %s", models_directory(state), error)
+
+
 def stored(state: Path) -> list[str]:
     """Ids of all artifacts in the registry, the newest first."""
     found = models_directory(state).glob("[0-9a-f]*/" + METADATA)
@@ -195,9 +200,12 @@ def _is_whole(directory: Path) -> bool:
 
 
 def _delete(directory: Path) -> None:
-    """Out of sight first: a process killed in the middle must not leave half an artifact under its id."""
-    aside = Path(tempfile.mkdtemp(dir=directory.parent, prefix=_STAGED))
-    directory.rename(aside / directory.name)
+    """Out of sight first: a process killed in the middle must not leave half an artifact under its id.
+
+    By a new name alone: a full disk refuses new directories.
+    """
+    aside = directory.with_name(f"{_STAGED}{directory.name}-{time.time_ns()}")
+    directory.rename(aside)
     shutil.rmtree(aside, ignore_errors=True)
 
 
