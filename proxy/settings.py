@@ -109,7 +109,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         str | None, Meta(description="Certificates that Redis's TLS is held against; absent: the system's.")
     ] = None
     redis_rows: Annotated[
-        int, Meta(ge=1, description="Rows of the traffic log in Redis (about 1 kB each), of all proxies.")
+        int,
+        Meta(
+            ge=1,
+            description="Rows of the traffic log in Redis, of all proxies: about 2 kB each, with `text_mode` "
+            "`hashed` or `full` as much more as their prompts are long.",
+        ),
     ] = 200_000
     traffic_log: Annotated[bool, Meta(description="Write the traffic log, and history.db beside it.")] = True
     text_mode: Annotated[
@@ -124,6 +129,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = "none"
     traffic_log_days: Annotated[float, Meta(gt=0, description="Days a row of the log is kept.")] = 30.0
     traffic_log_rows: Annotated[int, Meta(ge=1, description="Rows the log keeps; the oldest go.")] = 2_000_000
+    traffic_log_bytes: Annotated[
+        int,
+        Meta(
+            ge=1 << 20,
+            description="Bytes the log's file keeps, about 2 kB a row or more; the oldest rows go.",
+        ),
+    ] = 2 << 30
 
     mode: Annotated[
         Literal["engine", "hold", "hybrid"],

@@ -5,21 +5,27 @@ import itertools
 import logging
 import sqlite3
 import threading
+import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Protocol
 
 from predictor.features.schema import Schema
 from predictor.records import TrafficRecord
-from predictor.traffic_store import forget, open_store, write_records
+from predictor.traffic_store import forget, is_damaged, open_store, used_bytes, write_records
 from proxy.settings import Settings
 
 _LOG: Final = logging.getLogger("headway.traffic")
 _BATCH: Final = 128
 _FLUSH_S: Final = 0.5
 _QUEUE: Final = 100_000
-# Old rows are dropped after so many new ones: often enough for a bound, seldom enough to cost nothing.
+# Old rows are dropped at the start, every hour and after so many new ones: often enough for the bounds of age and
+# number, seldom enough to cost nothing.
+_FORGET_EVERY_S: Final = 3600.0
 _FORGET_EVERY: Final = 10_000
+# A file that is damaged again so soon tells of a bad disk: more files would help nobody.
+_ANEW_EVERY_S: Final = 60.0
 _DAY_US: Final = 24 * 3600 * 10**6
 
 
@@ -48,19 +54,32 @@ class TrafficLog:
     """A bounded queue before a writer thread. While the file cannot be written (a full disk, a lock) records wait
     there; `dropped` counts what did not fit, what no column takes, and what was still unwritten at the end."""
 
-    def __init__(self, path: Path, *, keep_days: float = 30.0, keep_rows: int = 2_000_000) -> None:
-        """Opens or makes the database; raises sqlite3.Error or OSError where that fails.
+    def __init__(
+        self,
+        path: Path,
+        *,
+        keep_days: float = 30.0,
+        keep_rows: int = 2_000_000,
+        keep_bytes: int = 2 << 30,
+        now_s: Callable[[], float] = time.time,
+    ) -> None:
+        """Opens or makes the database; raises sqlite3.Error or OSError where that fails. `now_s` is Unix time.
 
         A file that is no database any more is moved aside: its loss must not keep the proxy from serving.
         """
         self._path = path
         self._keep_us = keep_days * _DAY_US
         self._keep_rows = keep_rows
+        self._keep_bytes = keep_bytes
+        self._now_s = now_s
         self._queue: deque[_Entry] = deque()
         self._closing = threading.Event()
+        self._database: sqlite3.Connection | None = None  # the thread's alone
+        self._forget_at_s = now_s()
         self._since_forgotten = 0
         self._stuck = False
         self._said = False
+        self._anew_at_s = -_ANEW_EVERY_S
         self.dropped = 0
         self.written = 0
         _open_or_begin_anew(path).close()
@@ -81,15 +100,15 @@ class TrafficLog:
         self._thread.join()
 
     def _run(self) -> None:
-        database: sqlite3.Connection | None = None
         closing = False
         while not closing:
             closing = self._closing.wait(_FLUSH_S)
             self._stuck = False
+            if self._now_s() >= self._forget_at_s:
+                self._write([])
             while not self._stuck and (batch := self._next_batch()):
-                database = self._write(database, batch)
-        if database is not None:
-            database.close()
+                self._write(batch)
+        self._let_go()
         if self._queue:
             self.dropped += len(self._queue)
             _LOG.error("%d traffic records are lost: %s could not be written", len(self._queue), self._path)
@@ -97,57 +116,91 @@ class TrafficLog:
     def _next_batch(self) -> list[_Entry]:
         return [self._queue.popleft() for _ in range(min(_BATCH, len(self._queue)))]
 
-    def _write(self, database: sqlite3.Connection | None, batch: list[_Entry]) -> sqlite3.Connection | None:
-        """Write a batch; gives the connection to go on with, None where a new one is needed.
+    def _write(self, batch: list[_Entry]) -> None:
+        """Write a batch, and forget what is due; with an empty one only that.
 
         A full disk, a locked or damaged file must not stop serving. What may be over soon is waited for; a loss
         is counted and said.
         """
-        records = [record for record, _ in batch]
-        schemas = {schema.id: schema.names for _, schema in batch if schema is not None}
         try:
-            if database is not None and not self._path.exists():
-                # SQLite would go on writing a file that nobody can find any more.
-                database.close()
-                database = None
-            database = database or open_store(self._path)
-            write_records(database, records, schemas)
-            self._since_forgotten += len(records)
-            self._forget(database, records[-1].arrival_us)
+            self._store(batch)
         except (sqlite3.OperationalError, OSError) as error:
             self._wait_with(batch, error)
-            if database is not None:
-                database.close()
-            return None
-        except (sqlite3.Error, OverflowError, ValueError) as error:
-            if len(batch) > 1 and isinstance(error, OverflowError | ValueError):
+        except sqlite3.Error as error:
+            if is_damaged(error):
+                self._begin_anew_with(batch, error)
+            else:
+                self._lose(batch, error)
+        except (OverflowError, ValueError) as error:
+            if len(batch) == 1:
+                self._lose(batch, error)
+            else:
                 # One of them holds what no column takes; the others need not go with it.
                 for entry in batch:
-                    database = self._write(database, [entry])
-                return database
-            self.dropped += len(batch)
-            _LOG.error("lost %d traffic records: %s", len(batch), error)
-            if database is not None:
-                database.close()
-            return None
+                    self._write([entry])
+        else:
+            self._say_written(batch)
+
+    def _store(self, batch: list[_Entry]) -> None:
+        if not self._path.exists():
+            # SQLite would go on writing a file that nobody can find any more.
+            self._let_go()
+        database = self._database = self._database or open_store(self._path)
+        if batch:
+            schemas = {schema.id: schema.names for _, schema in batch if schema is not None}
+            write_records(database, [record for record, _ in batch], schemas)
+        self._since_forgotten += len(batch)
+        self._forget(database)
+
+    def _forget(self, database: sqlite3.Connection) -> None:
+        """Drop what is too old or too much: by the clock, after many new rows, and whenever the file is too large."""
+        now_s = self._now_s()
+        due = now_s >= self._forget_at_s or self._since_forgotten >= _FORGET_EVERY
+        if due or used_bytes(database) > self._keep_bytes:
+            # Noted before it is done: where it fails, the next batch is written all the same.
+            self._forget_at_s = now_s + _FORGET_EVERY_S
+            self._since_forgotten = 0
+            before_us = int(max(0.0, now_s * 1e6 - self._keep_us))
+            forget(database, before_us, self._keep_rows, self._keep_bytes)
+
+    def _let_go(self) -> None:
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+
+    def _say_written(self, batch: list[_Entry]) -> None:
         self.written += len(batch)
-        if self._said:
+        if batch and self._said:
             self._said = False
             _LOG.warning("the traffic log %s is written again, %d records are lost", self._path, self.dropped)
-        return database
+
+    def _lose(self, batch: list[_Entry], error: Exception) -> None:
+        self._let_go()
+        self.dropped += len(batch)
+        _LOG.error("lost %d traffic records: %s", len(batch), error)
+
+    def _begin_anew_with(self, batch: list[_Entry], error: sqlite3.Error) -> None:
+        """Move a damaged file aside and put the batch back for a new one; where that was just done, wait."""
+        if self._now_s() < self._anew_at_s + _ANEW_EVERY_S:
+            self._wait_with(batch, error)
+            return
+        self._let_go()
+        try:
+            _move_aside(self._path, error)
+        except OSError as problem:
+            self._wait_with(batch, problem)
+            return
+        self._anew_at_s = self._now_s()
+        self._queue.extendleft(reversed(batch))
 
     def _wait_with(self, batch: list[_Entry], error: Exception) -> None:
         """Put a batch back until the next flush, and say so once."""
+        self._let_go()
         self._queue.extendleft(reversed(batch))
         self._stuck = True
         if not self._said:
             self._said = True
             _LOG.error("the traffic log %s cannot be written, records wait: %s", self._path, error)
-
-    def _forget(self, database: sqlite3.Connection, now_us: int) -> None:
-        if self._since_forgotten >= _FORGET_EVERY:
-            self._since_forgotten = 0
-            forget(database, int(now_us - self._keep_us), self._keep_rows)
 
 
 def open_log(settings: Settings) -> TrafficLog:
@@ -156,20 +209,26 @@ def open_log(settings: Settings) -> TrafficLog:
         Path(settings.state) / "traffic.db",
         keep_days=settings.traffic_log_days,
         keep_rows=settings.traffic_log_rows,
+        keep_bytes=settings.traffic_log_bytes,
     )
 
 
 def _open_or_begin_anew(path: Path) -> sqlite3.Connection:
     try:
         return open_store(path)
-    except sqlite3.OperationalError:
-        raise
     except sqlite3.DatabaseError as error:
-        aside = next(
-            name for number in itertools.count(1) if not (name := Path(f"{path}.broken-{number}")).exists()
-        )
-        for suffix in ("", "-wal", "-shm"):
-            with contextlib.suppress(FileNotFoundError):
-                Path(f"{path}{suffix}").rename(f"{aside}{suffix}")
-        _LOG.error("%s cannot be read (%s): moved to %s, a new log begins", path, error, aside)
+        if not is_damaged(error):
+            raise
+        _move_aside(path, error)
         return open_store(path)
+
+
+def _move_aside(path: Path, error: sqlite3.Error) -> None:
+    """Rename a damaged log and say so; raises OSError where it cannot be renamed."""
+    aside = next(
+        name for number in itertools.count(1) if not (name := Path(f"{path}.broken-{number}")).exists()
+    )
+    for suffix in ("", "-wal", "-shm"):
+        with contextlib.suppress(FileNotFoundError):
+            Path(f"{path}{suffix}").rename(f"{aside}{suffix}")
+    _LOG.error("%s cannot be read (%s): moved to %s, a new log begins", path, error, aside)

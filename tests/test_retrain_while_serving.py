@@ -1,6 +1,7 @@
 """The whole circle beside live traffic: the proxy's own child trains and publishes, and nobody is lost."""
 
 import asyncio
+import time
 from pathlib import Path
 
 import aiohttp
@@ -19,7 +20,7 @@ BODY = {"messages": [{"role": "user", "content": "Say hello."}], "stream": True,
 async def test_retrained_and_swapped_under_fifty_streams(tmp_path: Path) -> None:
     """50 streams go on while `headway retrain` runs as the proxy's child: all are answered whole, and the artifact
     that it has published serves in the end, with the order that replay chose for it."""
-    write_log(tmp_path, 400)
+    write_log(tmp_path, 400, since=int(time.time()) - 400)
     ranking = Ranking()
     ranking.load()
     async with (

@@ -175,6 +175,30 @@ def test_a_log_that_cannot_be_read_is_named(tmp_path: Path, damage: str) -> None
         read(f"sqlite:///{path}")
 
 
+def test_a_damaged_row_costs_itself_alone_and_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One row that is no record does not keep the others from being learned from; one line counts it."""
+    path = tmp_path / "t.db"
+    with log_of(path, *map(record, range(3))) as source:
+        with contextlib.closing(sqlite3.connect(path)) as database, database:
+            database.execute("UPDATE traffic SET record = x'FF' WHERE arrival_us = 1")
+        assert [row["id"] for row in read(source)] == ["r0", "r2"]
+    assert "t.db: damaged rows left out: 1" in caplog.text
+
+
+def test_damaged_pages_are_one_clear_error(tmp_path: Path) -> None:
+    """Behind a sound header, wherever they are met: the file is named and no traceback is shown."""
+    path = tmp_path / "t.db"
+    with log_of(path, *map(record, range(2000))) as source:
+        pass
+    content = path.read_bytes()
+    middle = len(content) // 2
+    path.write_bytes(content[:middle] + b"\xff" * 65536 + content[middle + 65536 :])
+    with pytest.raises(DataError, match=r"t\.db: not a readable traffic log: .*malformed"):
+        read(source)
+
+
 def test_a_fingerprint_tells_contents_apart(tmp_path: Path) -> None:
     """The same rows under another name are the same data; one row more is not. A log, which grows, is itself."""
     for name, rows in (("a", ROWS), ("b", ROWS), ("c", ROWS[:1])):

@@ -124,7 +124,7 @@ def test_what_is_queued_is_written_at_the_end(tmp_path: Path) -> None:
 def test_a_log_goes_on_where_the_last_process_ended(tmp_path: Path) -> None:
     """A restart adds to the log that is there."""
     for number in range(3):
-        log = TrafficLog(tmp_path / "traffic.db")
+        log = TrafficLog(tmp_path / "traffic.db", now_s=lambda: 1.0)
         log.put(record(number))
         log.close()
     assert len(list(read_records(tmp_path / "traffic.db"))) == 3
@@ -194,24 +194,6 @@ async def test_a_full_disk_costs_a_line_and_no_record(
     lines = [one.getMessage() for one in caplog.records if one.name == "headway.traffic"]
     assert ["cannot be written" in lines[0], "written again" in lines[1], len(lines)] == [True, True, 2]
     assert len(list(read_records(tmp_path / "traffic.db"))) == 100
-
-
-@pytest.mark.parametrize(
-    "damage", [b"this is no database", b"SQLite format 3\0" + b"\xff" * 4000, b"\0" * 8192]
-)
-def test_a_damaged_log_is_moved_aside(
-    tmp_path: Path, damage: bytes, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A log that cannot be read at the start is kept under another name, said, and a new one begins."""
-    path = tmp_path / "traffic.db"
-    for number in (1, 2):
-        path.write_bytes(damage)
-        log = TrafficLog(path)
-        log.put(record(number))
-        log.close()
-        assert [row.arrival_us for row in read_records(path)] == [number]
-        assert (tmp_path / f"traffic.db.broken-{number}").read_bytes() == damage
-    assert "moved to" in caplog.text
 
 
 def test_a_log_that_cannot_be_opened_is_an_error(tmp_path: Path) -> None:

@@ -11,7 +11,17 @@ from hypothesis import settings as profile
 from hypothesis import strategies as st
 
 from predictor.records import Outcome, TrafficRecord
-from predictor.traffic_store import forget, open_store, read_records, read_schemas, write_records
+from predictor.traffic_store import (
+    forget,
+    open_store,
+    read_records,
+    read_schemas,
+    used_bytes,
+    write_records,
+)
+
+MIB = 1 << 20
+FEATURES = bytes(1236)
 
 
 def record(number: int, arrival_us: int | None = None, **fields: object) -> TrafficRecord:
@@ -86,9 +96,64 @@ def test_nothing_to_write_is_no_error(store: sqlite3.Connection, path: Path) -> 
 def test_old_rows_and_rows_beyond_the_bound_are_forgotten(store: sqlite3.Connection, path: Path) -> None:
     """By age and by number, the oldest first; it says how many went."""
     write_records(store, [record(number) for number in range(100)], {})
-    assert forget(store, before_us=10, keep_rows=1000) == 10
-    assert forget(store, before_us=0, keep_rows=30) == 60
+    assert forget(store, before_us=10, keep_rows=1000, keep_bytes=MIB) == 10
+    assert forget(store, before_us=0, keep_rows=30, keep_bytes=MIB) == 60
     assert [one.arrival_us for one in read_records(path)] == list(range(70, 100))
+
+
+def test_a_file_that_is_too_large_shrinks_and_the_oldest_go(store: sqlite3.Connection, path: Path) -> None:
+    """Rows beyond the bound of bytes are forgotten, not many more than that, and the disk has their space again."""
+    write_records(store, [record(number, features=FEATURES) for number in range(3000)], {})
+    gone = forget(store, before_us=0, keep_rows=3000, keep_bytes=MIB)
+    store.close()
+    assert 0.7 * MIB < path.stat().st_size <= MIB
+    assert [one.arrival_us for one in read_records(path)] == list(range(gone, 3000))
+
+
+def test_a_bound_that_no_row_fits_in_ends_with_none(store: sqlite3.Connection, path: Path) -> None:
+    """Where one row is larger than all that may be kept the log is empty, and forgetting comes to an end."""
+    write_records(store, [record(1, features=FEATURES)], {})
+    assert forget(store, before_us=0, keep_rows=10, keep_bytes=1) == 1
+    assert not list(read_records(path))
+
+
+def test_a_file_of_an_older_version_is_written_over(path: Path) -> None:
+    """A file that cannot shrink counts its free pages as free, and new rows do not make it grow."""
+    path.parent.mkdir()
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("CREATE TABLE other (x)")
+    rows = [record(number, features=FEATURES) for number in range(3000)]
+    sizes = []
+    for _ in range(3):
+        with closing(open_store(path)) as database:
+            write_records(database, rows, {})
+            assert forget(database, before_us=0, keep_rows=3000, keep_bytes=MIB) > 1500
+            assert used_bytes(database) <= MIB
+        sizes.append(path.stat().st_size)
+    assert sizes[0] > 4 * MIB
+    assert sizes[2] <= 1.2 * sizes[0]
+
+
+def test_what_is_forgotten_is_nowhere_in_the_file(store: sqlite3.Connection, path: Path) -> None:
+    """Rows may hold prompts: no byte of them outlives their days."""
+    write_records(store, [record(number, tenant=f"canary{number}") for number in range(500)], {})
+    forget(store, before_us=400, keep_rows=500, keep_bytes=MIB)
+    store.close()
+    content = path.read_bytes()
+    assert [number for number in range(500) if b'"canary%d"' % number in content] == list(range(400, 500))
+
+
+def test_a_row_that_is_no_record_costs_itself_alone(store: sqlite3.Connection, path: Path) -> None:
+    """The others are read, and the caller is told of each that is none."""
+    write_records(store, [record(number) for number in range(5)], {})
+    broken = [b"", b'{"request_id": "\xff"}', 7]
+    with store:
+        for number, blob in enumerate(broken, start=1):
+            store.execute("UPDATE traffic SET record = ? WHERE arrival_us = ?", (blob, number))
+    told: list[None] = []
+    rows = read_records(path, unreadable=lambda: told.append(None))
+    assert [one.arrival_us for one in rows] == [0, 4]
+    assert len(told) == len(broken)
 
 
 def test_a_reader_can_begin_at_a_time(store: sqlite3.Connection, path: Path) -> None:

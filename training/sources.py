@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import logging
 import os
 import re
 import sqlite3
@@ -10,7 +11,7 @@ import zlib
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import msgspec
@@ -21,6 +22,7 @@ from predictor.redis_address import SCHEMES, RedisAddress
 from predictor.traffic_store import read_records, read_schemas
 from predictor.traffic_stream import read_stream
 
+_LOG: Final = logging.getLogger("headway.training")
 Row = dict[str, Any]
 
 
@@ -46,6 +48,16 @@ class LoggedRequest(NamedTuple):
     location: str
     record: TrafficRecord
     names: tuple[str, ...]
+
+
+class _Count:
+    """How often something happened."""
+
+    def __init__(self) -> None:
+        self.total = 0
+
+    def add(self) -> None:
+        self.total += 1
 
 
 def read_source(source: str) -> Iterator[SourceRow]:
@@ -154,13 +166,18 @@ def shown(source: str) -> str:
 def _read_sqlite(path: Path) -> Iterator[LoggedRequest]:
     if not path.is_file():
         raise _no_file(f"sqlite:///{path}", path)
+    source, damaged, number = f"sqlite:///{path}", _Count(), 0
     try:
         schemas = read_schemas(path)
-        for number, record in enumerate(read_records(path), start=1):
+        for number, record in enumerate(read_records(path, unreadable=damaged.add), start=1):
             names = schemas.get(record.schema or "", ())
-            yield LoggedRequest(f"sqlite:///{path}:row {number}", record, names)
+            yield LoggedRequest(f"{source}:row {number}", record, names)
     except (sqlite3.Error, msgspec.DecodeError, ValueError) as error:
-        raise DataError(f"sqlite:///{path}: not a readable traffic log: {error}") from error
+        raise DataError(f"{source}: not a readable traffic log: {error}") from error
+    if damaged.total and not number:
+        raise DataError(f"{source}: not a readable traffic log: none of {damaged.total} rows is a record")
+    if damaged.total:
+        _LOG.warning("%s: damaged rows left out: %d", source, damaged.total)
 
 
 def _read_redis(source: str) -> Iterator[LoggedRequest]:
