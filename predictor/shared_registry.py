@@ -70,8 +70,7 @@ class SharedRegistry:
 
     def pointer(self, role: Role) -> str | None:
         """The id that has the role, None where it is the wheel's or nobody has said. Raises RedisError."""
-        value = self._client.get(role_key(role))
-        return value.decode("ascii", "backslashreplace") if value else None
+        return _named_by(self._client.get(role_key(role)))
 
     def has_said(self, role: Role) -> bool:
         """Whether anybody ever gave the role to anything. Raises RedisError."""
@@ -111,18 +110,21 @@ class SharedRegistry:
         files = {one: _read(artifact_directory(state, one)) for _, one, _ in changes if one is not None}
         try:
             with self._client.pipeline() as pipe:
+                pipe.watch(*map(role_key, Role))
+                present = {role: _named_by(pipe.get(role_key(role))) for role in Role}
                 for role, _, expected in changes:
-                    pipe.watch(role_key(role))
-                    _check_role(role, pipe.get(role_key(role)), expected)
+                    _check_role(role, present[role], expected)
+                # Also by a role that does not change: what it names serves on.
+                named = {*(present | {role: given for role, given, _ in changes}).values()}
                 pipe.multi()
-                for named, content in files.items():
-                    pipe.hset(_artifact_key(named), mapping=content)
-                for role, artifact_id, expected in changes:
-                    if expected is not None:
+                for one, content in files.items():
+                    pipe.hset(_artifact_key(one), mapping=content)
+                for role, given, expected in changes:
+                    if expected is not None and expected not in named:
                         pipe.expire(_artifact_key(expected), _KEEP_S)
-                    if artifact_id is not None:
-                        pipe.persist(_artifact_key(artifact_id))
-                    pipe.set(role_key(role), artifact_id or "")
+                    if given is not None:
+                        pipe.persist(_artifact_key(given))
+                    pipe.set(role_key(role), given or "")
                 if decisions:
                     pipe.rpush(_DECISIONS, *decisions)
                     pipe.ltrim(_DECISIONS, -_MOST_DECISIONS, -1)
@@ -152,8 +154,11 @@ class SharedRegistry:
         return {name: self._client.hget(key, name) or b"" for name in names}
 
 
-def _check_role(role: Role, value: bytes | None, expected: str | None) -> None:
-    present = (value or b"").decode("ascii", "backslashreplace") or None
+def _named_by(value: bytes | None) -> str | None:
+    return value.decode("ascii", "backslashreplace") if value else None
+
+
+def _check_role(role: Role, present: str | None, expected: str | None) -> None:
     if present != expected:
         raise RegistryError(f"the {role.value} changed to {present or 'the default'} meanwhile; run it again")
 

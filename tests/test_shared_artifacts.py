@@ -14,7 +14,7 @@ from predictor.artifact import METADATA
 from predictor.errors import PredictorError
 from predictor.redis_address import RedisAddress
 from predictor.registry import RegistryError, Role, artifact_directory, read_pointer
-from predictor.shared_registry import SharedRegistry
+from predictor.shared_registry import Change, SharedRegistry, role_key
 from proxy.app import Headway
 from proxy.ranking import Ranking
 
@@ -33,16 +33,21 @@ def ranking() -> Ranking:
     return made
 
 
+async def give(server: RedisServer, state: Path, *changes: Change) -> None:
+    """Roles to artifacts of a state directory, for everybody."""
+
+    def push() -> None:
+        with SharedRegistry(RedisAddress(server.url)) as registry:
+            registry.push(state, changes)
+
+    await asyncio.to_thread(push)
+
+
 async def publish(
     server: RedisServer, state: Path, artifact_id: str | None, expected: str | None = None
 ) -> None:
     """For everybody, from a state directory that holds the artifact."""
-
-    def push() -> None:
-        with SharedRegistry(RedisAddress(server.url)) as registry:
-            registry.push(state, [(Role.CHAMPION, artifact_id, expected)])
-
-    await asyncio.to_thread(push)
+    await give(server, state, (Role.CHAMPION, artifact_id, expected))
 
 
 def serves(headway: Headway, artifact_id: str) -> bool:
@@ -104,13 +109,35 @@ async def test_what_is_broken_is_not_taken(
             await eventually(lambda: said in caplog.text)
             assert serves(headway, before)
             assert not artifact_directory(tmp_path / "one", made).exists()
-            assert not list((tmp_path / "one" / "models").glob(".fetched-*"))
+            # Tried again and again: there may be one just now, but no try leaves its own.
+            await eventually(lambda: not list((tmp_path / "one" / "models").glob(".fetched-*")))
             assert (await ask_raw(headway, post(CHAT, chat()))).status == 200
             assert not list(tmp_path.rglob("evil"))
 
 
 def _files(state: Path, artifact_id: str) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in artifact_directory(state, artifact_id).iterdir()}
+
+
+async def test_what_could_not_be_taken_is_tried_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An artifact that is not there yet, then damaged, then whole, serves at last; each reason is said once."""
+    async with redis_server(tmp_path) as server, engine_of([5]) as engine:
+        made = add_artifact(tmp_path / "trainer", "first")
+        key, files = f"headway:artifact:{made}", _files(tmp_path / "trainer", made)
+        async with proxy_before(
+            engine.url, redis=server.url, state=tmp_path / "one", estimator=ranking()
+        ) as headway:
+            await server.client.set("headway:role:champion", made)
+            await eventually(lambda: "not in Redis" in caplog.text)
+            await asyncio.sleep(0.3)
+            await server.client.hset(key, mapping=files | {"text_head.npz": b"x"})
+            await eventually(lambda: "damaged text_head.npz" in caplog.text)
+            await asyncio.sleep(0.3)
+            assert caplog.text.count("is not taken") == 2
+            await server.client.hset(key, mapping=files)
+            await eventually(lambda: serves(headway, made))
 
 
 async def test_too_much_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,6 +186,47 @@ async def test_two_publishers(tmp_path: Path) -> None:
             await publish(server, state, two)
         assert await server.client.get("headway:role:champion") == one.encode()
         assert not await server.client.exists(f"headway:artifact:{two}")
+
+
+async def test_who_has_any_role_stays(tmp_path: Path) -> None:
+    """A replaced artifact goes after a while only if no other role names it, before or after the change."""
+    async with redis_server(tmp_path) as server:
+        state = tmp_path / "trainer"
+        one, two = add_artifact(state, "one"), add_artifact(state, "two")
+
+        async def stay() -> tuple[bool, bool]:
+            lives = [await server.client.ttl(f"headway:artifact:{artifact}") for artifact in (one, two)]
+            assert all(life == -1 or life > 0 for life in lives), "both are there"
+            return lives[0] == -1, lives[1] == -1
+
+        await give(server, state, (Role.SHADOW, one, None))
+        await give(server, state, (Role.CHAMPION, one, None))
+        await give(server, state, (Role.SHADOW, two, one))
+        assert await stay() == (True, True)
+        await give(server, state, (Role.CHAMPION, two, one), (Role.SHADOW, None, two))
+        assert await stay() == (False, True)
+        await give(server, state, (Role.CHAMPION, one, two))
+        assert await stay() == (True, False)
+
+
+async def test_a_role_that_is_given_meanwhile_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the replaced artifact becomes the shadow during the change, nothing changes, and it stays for good."""
+    async with redis_server(tmp_path) as server:
+        state = tmp_path / "trainer"
+        one, two = add_artifact(state, "one"), add_artifact(state, "two")
+        await publish(server, state, one)
+
+        def meanwhile(*_: object) -> None:
+            with redis.Redis(port=server.port) as client:
+                client.set(role_key(Role.SHADOW), one)
+
+        monkeypatch.setattr("predictor.shared_registry._check_role", meanwhile)
+        with pytest.raises(RegistryError, match="meanwhile"):
+            await publish(server, state, two, expected=one)
+        assert await server.client.ttl(f"headway:artifact:{one}") == -1
+        assert await server.client.get("headway:role:champion") == one.encode()
 
 
 async def test_a_redis_that_is_full_takes_nothing_half(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from predictor.errors import PredictorError
+from predictor.errors import ArtifactError, PredictorError
 from predictor.redis_address import RedisAddress
 from predictor.registry import Role, checked_id, write_pointer
 from predictor.shared_registry import SharedRegistry, role_key
@@ -28,6 +28,7 @@ class SharedArtifacts:
         self._state = state
         self._changed = changed
         self._seen: dict[Role, bytes] = {}
+        self._refused: dict[Role, tuple[bytes, str]] = {}
 
     async def start(self) -> None:
         """Look once, so that a new proxy begins with what the others serve; not for long."""
@@ -48,14 +49,18 @@ class SharedArtifacts:
     async def _look(self) -> bool:
         for role in Role:
             value = await self._link.client.get(role_key(role))
-            if value is not None and value != self._seen.get(role):
-                await asyncio.to_thread(self._follow, role, value)
+            if value is None or value == self._seen.get(role):
+                self._refused.pop(role, None)
+            elif (refusal := await asyncio.to_thread(self._follow, role, value)) is not None:
+                self._say(role, value, refusal)
+            else:
+                self._refused.pop(role, None)
                 self._seen[role] = value
                 self._changed()
         return True
 
-    def _follow(self, role: Role, value: bytes) -> None:
-        """In a thread: bring the artifact here and point at it; one that is broken is said, and changes nothing."""
+    def _follow(self, role: Role, value: bytes) -> PredictorError | None:
+        """In a thread: bring the artifact here and point at it; gives why it was not taken, which changes nothing."""
         try:
             artifact_id = checked_id(value.decode("ascii", "backslashreplace")) if value else None
             if artifact_id is not None:
@@ -63,4 +68,17 @@ class SharedArtifacts:
                     registry.fetch(self._state, artifact_id)
             write_pointer(self._state, role, artifact_id)
         except PredictorError as error:
-            _LOG.error("the %s in Redis is not taken, and what serves goes on serving: %s", role.value, error)
+            return error
+        return None
+
+    def _say(self, role: Role, value: bytes, refusal: PredictorError) -> None:
+        """Once per reason: the same is tried again at every look, as a disk may have room by then."""
+        # An artifact's error also names the directory of this one try.
+        reason = refusal.reason if isinstance(refusal, ArtifactError) else str(refusal)
+        if self._refused.get(role) != (value, reason):
+            self._refused[role] = (value, reason)
+            _LOG.error(
+                "the %s in Redis is not taken, and what serves goes on serving: %s; it is tried again",
+                role.value,
+                refusal,
+            )
