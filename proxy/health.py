@@ -123,6 +123,7 @@ class HealthWatch:
             level = logging.INFO if available else logging.WARNING
             _LOG.log(level, "engine %s %s", name, "answers" if available else "is gone")
             if available:
+                self._engines.renew(name)
                 self._came_back(name)
             self._dispatcher.seen(name, available)
 

@@ -16,6 +16,7 @@ from predictor.request import Api
 from proxy.asking.gate import AskGate, AskLimits, Skip
 from proxy.asking.make import make_asker
 from proxy.clock import Clock
+from proxy.engines.registry import Engines
 from proxy.exchange import Exchange
 from proxy.metrics import Metrics
 from proxy.ranking import Estimate, Fixed
@@ -149,7 +150,7 @@ async def test_a_request_that_an_engine_has_had_keeps_its_key() -> None:
         Settings(engine=()),
         None,
         dispatcher=None,  # type: ignore[arg-type]
-        engines=None,  # type: ignore[arg-type]
+        engines=Engines(None, None),  # type: ignore[arg-type]
         upstream=None,  # type: ignore[arg-type]
         estimator=Told(ByMaxTokens()),
         metrics=Metrics(),
@@ -164,7 +165,7 @@ async def test_a_model_that_never_answers_delays_nobody(asking: dict[str, Any]) 
     """Queries that hang are given up; the requests go their way and are counted late."""
     served, metrics = await run(Model(), [("a", 1), ("b", 2), ("c", 3), ("d", 4), ("e", 5)], **asking)
     assert served == ["a", "b", "c", "d", "e"]
-    assert 'headway_self_predictions_total{reason="",result="late"}' in metrics
+    assert 'headway_self_predictions_total{reason="",result="late"} 1.0' in metrics
 
 
 async def test_garbage_changes_nothing(asking: dict[str, Any]) -> None:

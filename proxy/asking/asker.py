@@ -39,7 +39,8 @@ Send = Callable[[SelfQuery, str], Awaitable[bytes]]
 class Candidate(msgspec.Struct, eq=False):
     """A waiting request. `send` puts a query to an engine on its client's account.
 
-    `reason`: why it cannot be asked about; `freed`: places that had become free before it came.
+    `reason`: why it cannot be asked about; `freed`: places that had become free before it came;
+    `failed`: its query brought nothing.
     """
 
     item: QueuedRequest
@@ -49,6 +50,7 @@ class Candidate(msgspec.Struct, eq=False):
     reason: str = ""
     freed: int = 0
     asking: bool = False
+    failed: bool = False
 
 
 class Asker:
@@ -88,6 +90,7 @@ class Asker:
         self._why = _FAR
         self._lead = _FIRST_LEAD
         self._tasks: set[asyncio.Task[None]] = set()
+        engines.renewed = self.forget
 
     def listens(self, exchange: Exchange) -> bool:
         """Whether the ranker or the log can do anything with what a model would say.
@@ -111,6 +114,8 @@ class Asker:
             return
         if candidate.exchange.asked is not None:
             self._tally.hit()
+        elif candidate.failed:
+            self._tally.unanswered()
         elif candidate.asking:
             self._tally.late()
         else:
@@ -143,6 +148,11 @@ class Asker:
         gate = self._gates.get(engine)
         return None if gate is None else gate.cached_share
 
+    def forget(self, engine: str) -> None:
+        """The engine has left, or is back and may be another: nothing that was learned of it holds."""
+        self._gates.pop(engine, None)
+        self._vocabulary.forget(engine)
+
     async def close(self) -> None:
         """End the queries that are under way."""
         self._vocabulary.close()
@@ -155,11 +165,14 @@ class Asker:
         asked, usage = exchange.asked, exchange.usage
         if asked is None or usage is None or usage.prompt_tokens is None or exchange.replica != asked.engine:
             return
+        gate = self._gates.get(asked.engine)
+        if gate is None:
+            return
         block = self._block_tokens(asked.engine)
         # The last token is always computed anew.
         shared = max(0, usage.prompt_tokens - 1) // block * block
         found = (usage.cached_tokens or 0) - asked.cached_before
-        self._gates[asked.engine].reused(found, shared - asked.cached_before, self._clock.now_us())
+        gate.reused(found, shared - asked.cached_before, self._clock.now_us())
 
     def _nearest(self, count: int) -> Candidate | None:
         lead = math.ceil(self._lead)
@@ -174,7 +187,7 @@ class Asker:
             candidate.raw,
             candidate.exchange.api,
             sglang=self._engines.adapter(engine).kind == "sglang",
-            token_ids=self._vocabulary.of(engine),
+            token_ids=self._vocabulary.of(engine, self._clock.now_us()),
         )
 
     def _begin(self, candidate: Candidate, query: SelfQuery, gate: AskGate, engine: str) -> None:
@@ -195,6 +208,7 @@ class Asker:
             told = decode_answer(answer, query.api)
             answered, queued_s = True, (told.engine_queue_ms or 0.0) / 1000
         except (HeadwayError, TimeoutError, ValueError) as error:
+            candidate.failed = True
             self._tally.failed(error)
             if isinstance(error, TimeoutError):
                 gate.pace.given_up()

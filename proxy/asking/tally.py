@@ -1,4 +1,4 @@
-"""What became of the asking: hit, late or skipped, each request once, and why queries failed."""
+"""What became of the asking: hit, late, failed or skipped, each request once, and why queries failed."""
 
 import logging
 from typing import Final
@@ -18,7 +18,9 @@ class AskTally:
             "Requests by whether their model told of their length before they were sent.",
             ("result", "reason"),
         )
-        self._hit, self._late = (self._requests.labels(result, "") for result in ("hit", "late"))
+        self._hit, self._late, self._unanswered = (
+            self._requests.labels(result, "") for result in ("hit", "late", "failed")
+        )
         self._failed = metrics.counter("headway_self_prediction_failures", "Queries without an answer.")
         self.failures = 0
 
@@ -29,6 +31,10 @@ class AskTally:
     def late(self) -> None:
         """It was sent before the answer came."""
         self._late.inc()
+
+    def unanswered(self) -> None:
+        """Its query failed while it waited."""
+        self._unanswered.inc()
 
     def skipped(self, reason: str) -> None:
         """Nobody asked."""

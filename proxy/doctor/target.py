@@ -13,7 +13,7 @@ from multidict import CIMultiDict
 from predictor.request import Api, RequestBody, decode_body
 from predictor.self_query import SelfQuery
 from proxy.answers import Answer, error_in
-from proxy.asking.vocabulary import ask_token_ids
+from proxy.asking.vocabulary import TokensUnknown, ask_token_ids
 from proxy.dialects import decode_answer
 from proxy.engines.adapter import EngineAdapter, Outgoing, Turn
 from proxy.engines.facts import EngineFacts, Reply
@@ -117,7 +117,7 @@ class Target(msgspec.Struct, frozen=True):
         try:
             async with asyncio.timeout(_REQUEST_TIMEOUT_S):
                 return await ask_token_ids(self.upstream, self.url, self.model, self.api_key)
-        except TimeoutError:
+        except (TimeoutError, TokensUnknown):
             return ()
 
     async def _send(self, api: Api, outgoing: Outgoing, *, streamed: bool) -> Timed:

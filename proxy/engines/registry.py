@@ -56,6 +56,8 @@ class Engines:
         self._default_tier = default_tier
         self._changed = changed
         self._known: dict[str, _Known] = {}
+        self.renewed: Callable[[str], None] | None = None
+        """Told of an engine of which nothing learned holds any more: it has left, or is back."""
 
     def add(self, base: str) -> None:
         """One more engine, of which nothing is known yet."""
@@ -64,6 +66,12 @@ class Engines:
     def remove(self, base: str) -> None:
         """The engine is gone for good. Whoever still asks about it is told what is said of a stranger."""
         self._known.pop(base, None)
+        self.renew(base)
+
+    def renew(self, base: str) -> None:
+        """An engine is there again, and may be another."""
+        if self.renewed is not None:
+            self.renewed(base)
 
     def _stranger(self) -> _Known:
         return _Known(_UNKNOWN if self._kind == "auto" else self._adapter(self._kind, None))
