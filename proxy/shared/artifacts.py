@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from predictor.errors import ArtifactError, PredictorError
 from predictor.redis_address import RedisAddress
@@ -16,6 +16,17 @@ _LOG: Final = logging.getLogger("headway.redis")
 _PART: Final = "artifacts"
 _POLL_S: Final = 2.0
 _FIRST_LOOK_S: Final = 3.0
+# Looks between tries of what was refused: one that is damaged for good may be large, and is fetched anew each time.
+_MOST_DOUBLINGS: Final = 5
+
+
+class _Refused(NamedTuple):
+    """A pointer that was not taken, why, how often, and how many looks pass before the next try."""
+
+    value: bytes
+    reason: str
+    times: int
+    rests: int
 
 
 class SharedArtifacts:
@@ -28,7 +39,7 @@ class SharedArtifacts:
         self._state = state
         self._changed = changed
         self._seen: dict[Role, bytes] = {}
-        self._refused: dict[Role, tuple[bytes, str]] = {}
+        self._refused: dict[Role, _Refused] = {}
 
     async def start(self) -> None:
         """Look once, so that a new proxy begins with what the others serve; not for long."""
@@ -51,8 +62,10 @@ class SharedArtifacts:
             value = await self._link.client.get(role_key(role))
             if value is None or value == self._seen.get(role):
                 self._refused.pop(role, None)
+            elif self._rests(role, value):
+                continue
             elif (refusal := await asyncio.to_thread(self._follow, role, value)) is not None:
-                self._say(role, value, refusal)
+                self._note(role, value, refusal)
             else:
                 self._refused.pop(role, None)
                 self._seen[role] = value
@@ -71,12 +84,23 @@ class SharedArtifacts:
             return error
         return None
 
-    def _say(self, role: Role, value: bytes, refusal: PredictorError) -> None:
-        """Once per reason: the same is tried again at every look, as a disk may have room by then."""
+    def _rests(self, role: Role, value: bytes) -> bool:
+        """Whether the same pointer was refused too lately to be tried again."""
+        refused = self._refused.get(role)
+        if refused is None or refused.value != value or not refused.rests:
+            return False
+        self._refused[role] = refused._replace(rests=refused.rests - 1)
+        return True
+
+    def _note(self, role: Role, value: bytes, refusal: PredictorError) -> None:
+        """It is tried again, as a disk may have room by then: at once, then after twice as long each time. Said once
+        per reason."""
         # An artifact's error also names the directory of this one try.
         reason = refusal.reason if isinstance(refusal, ArtifactError) else str(refusal)
-        if self._refused.get(role) != (value, reason):
-            self._refused[role] = (value, reason)
+        before = self._refused.get(role)
+        times = before.times + 1 if before and before.value == value else 0
+        self._refused[role] = _Refused(value, reason, times, (1 << min(times, _MOST_DOUBLINGS)) - 1)
+        if before is None or (before.value, before.reason) != (value, reason):
             _LOG.error(
                 "the %s in Redis is not taken, and what serves goes on serving: %s; it is tried again",
                 role.value,

@@ -67,6 +67,10 @@ def _parse() -> argparse.Namespace:
         "--engine-cpus", metavar="CPUS",
         help='that the real engine computes on, "0" or "0-3" (default: all but one, which proxy and client share)',
     )  # fmt: skip
+    add(
+        "--dtype", choices=("bfloat16", "float32"),
+        help="what the real engine computes in: in float32 answers repeat, at half the pace (default with --full)",
+    )  # fmt: skip
     add("--seed", type=int, default=1)
     add("--state", metavar="DIR", help="keep the logs and artifacts here")
     add(
@@ -78,7 +82,8 @@ def _parse() -> argparse.Namespace:
 def _engine(args: argparse.Namespace) -> AbstractContextManager[RunningEngine]:
     if args.engine == "emulated":
         return emulated_engine(args.seed, args.slots)
-    return real_vllm(args.slots, args.engine_cpus or all_but_one(os.sched_getaffinity(0)))
+    cpus = args.engine_cpus or all_but_one(os.sched_getaffinity(0))
+    return real_vllm(args.slots, cpus, args.dtype or ("float32" if args.full else "bfloat16"))
 
 
 def all_but_one(cpus: Collection[int]) -> str:
