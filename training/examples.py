@@ -1,7 +1,6 @@
 """One row of a lengths file or of a traffic log, checked and read."""
 
 import hashlib
-import math
 from typing import Final
 
 import msgspec
@@ -19,6 +18,8 @@ from training.sources import DataError, Row
 HASH_BITS: Final = 15
 # No engine has a longer context; a larger label is a broken log line.
 MAX_LABEL_TOKENS: Final = 10_000_000
+# Of a logarithm: no request asks for more answers.
+_MOST_COUNTED: Final = 10.0
 _BODY_FIELDS: Final = frozenset(RequestBody.__struct_encode_fields__)
 _SPLITS: Final = frozenset({"", "train", "heldout"})
 
@@ -152,7 +153,8 @@ def _logged_raw(location: str, row: Row, vector: FloatArray) -> RawFeatures | No
 def _answers_logged(names: tuple[str, ...], vector: FloatArray) -> int:
     """How many answers a logged request asked for: its n times its prompts."""
     counts = [vector[names.index(name)] for name in ("control.n", "control.prompts") if name in names]
-    return math.prod(max(1, round(math.expm1(count))) for count in counts if not np.isnan(count))
+    told = np.array([1.0, *(np.expm1(min(count, _MOST_COUNTED)) for count in counts if not np.isnan(count))])
+    return int(np.maximum(1, np.round(told)).prod())
 
 
 def _label(location: str, row: Row, limit: int | None, answers: int) -> tuple[float, bool]:
