@@ -13,7 +13,10 @@ from helm.tools import redis_folder
 
 
 class RedisServer:
-    """One server; it keeps what it was told over `kill` and `start`, as `--appendonly` promises."""
+    """One server; it keeps all that it has confirmed over `kill` and `start`.
+
+    By default Redis may confirm up to two seconds of commands before it writes them, where the disk is slow.
+    """
 
     def __init__(self, folder: Path, *options: str, password: str | None = None) -> None:
         with socket.socket() as probe:
@@ -33,7 +36,8 @@ class RedisServer:
         """Start it and wait until it answers."""
         self._folder.mkdir(parents=True, exist_ok=True)
         command = [str(redis_folder() / "redis-server"), "--port", str(self.port), "--bind", "127.0.0.1"]
-        command += ["--dir", str(self._folder), "--save", "", "--appendonly", "yes", *self._options]
+        command += ["--dir", str(self._folder), "--save", "", "--appendonly", "yes"]
+        command += ["--appendfsync", "always", *self._options]
         quiet = asyncio.subprocess.DEVNULL
         self._process = await asyncio.create_subprocess_exec(*command, stdout=quiet, stderr=quiet)
         async with asyncio.timeout(60):
