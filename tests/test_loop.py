@@ -12,10 +12,12 @@ from training.compare.client import Timing
 from training.compare.report import ArmReport
 from training.loop.__main__ import all_but_one
 from training.loop.intervals import Between, intervals
-from training.loop.phases import ORDER, choose
+from training.loop.phases import ORDER
 from training.loop.picture import draw
 from training.loop.report import LoopReport, as_json, asked_share, ranked_as, summarize
-from training.loop.saturation import HEADWAY, SATURATED_ORDER, compared, tokens_per_s
+from training.loop.saturation import HEADWAY, compared, order_of, tokens_per_s
+from training.loop.workload import choose
+from training.prompts import load_calls
 from training.registry.journal import Decision
 from training.registry.journal import Outcome as Verdict
 
@@ -51,9 +53,9 @@ def answers(ttft_s: list[float], *, failed: int | None = None) -> list[Timing]:
 def whole() -> LoopReport:
     """A report."""
     return LoopReport(
-        engine="emulated", slots=8, max_tokens=128, capped_share=0.1, load=1.3, capacity_per_s=2.0, learned_from=300,
-        requests=100, max_overtake_s=20.0, order=ORDER, summaries=summarize(PASSES, BETWEEN), passes=PASSES,
-        pace=(190.0, 185.0, 180.0, 188.0, 191.0), oracle_tau_b=0.9,
+        engine="emulated", slots=8, max_tokens=128, capped_share=0.1, load=1.3, calls=0.6, capacity_per_s=2.0,
+        learned_from=300, requests=100, max_overtake_s=20.0, order=ORDER, summaries=summarize(PASSES, BETWEEN),
+        passes=PASSES, pace=(190.0, 185.0, 180.0, 188.0, 191.0), oracle_tau_b=0.9,
         ranked=(ranked_as("wheel", LOGGED), ranked_as("retrained", LOGGED)), asked_share=0.4,
         saturation=compared([100.0, 99.0] * 4), retrain=None, seconds=1.0,
     )  # fmt: skip
@@ -77,11 +79,22 @@ def test_predictions_are_held_against_lengths() -> None:
     assert ranked.output_tokens[-1] == 82
 
 
-def test_what_is_learned_from_is_not_measured_on() -> None:
+@pytest.mark.parametrize("calls", [0.0, 0.5, 1.0])
+def test_what_is_learned_from_is_not_measured_on(calls: float) -> None:
     """No prompt of the training half is in the measuring half; each comes once before any comes twice."""
-    learn, measure = choose("train", 400, 1), choose("measure", 400, 1)
+    learn, measure = choose("train", 400, 1, calls), choose("measure", 400, 1, calls)
     assert not {one.id for one in learn} & {one.id for one in measure}
-    assert len({one.id for one in learn[:300]}) == 300
+    some = choose("train", 200, 1, calls)
+    assert len({one.id for one in some}) == 200
+
+
+def test_calls_are_their_share_and_come_among_the_others() -> None:
+    """Six in ten as it was asked for, in either half of the time alike; another seed gives another order."""
+    chosen = choose("measure", 300, 1, 0.6)
+    called = [one.kind in {call.kind for call in load_calls()} for one in chosen]
+    assert sum(called) == 180
+    assert 70 < sum(called[:150]) < 110
+    assert choose("measure", 300, 1, 0.6) == chosen != choose("measure", 300, 2, 0.6)
 
 
 def test_each_arm_that_is_compared_runs_there_and_back() -> None:
@@ -161,9 +174,7 @@ def test_a_full_engine_is_measured_while_it_is_full() -> None:
 
 def test_what_slows_both_alike_costs_headway_nothing() -> None:
     """Pairs that lie side by side are compared, so an engine that gets slower and slower does not count."""
-    slower = [
-        100.0 / (1 + n // 2) * (0.99 if arm == HEADWAY else 1.0) for n, arm in enumerate(SATURATED_ORDER)
-    ]
+    slower = [100.0 / (1 + n // 2) * (0.99 if arm == HEADWAY else 1.0) for n, arm in enumerate(order_of(4))]
     found = compared(slower)
     assert found.ratio == pytest.approx(0.99)
     assert found.between == pytest.approx((0.99, 0.99))

@@ -6,7 +6,7 @@ from itertools import cycle
 
 import pytest
 
-from training.prompts import Message, Prompt, load_prompts
+from training.prompts import Message, Prompt, load_calls, load_prompts
 
 KINDS = {
     "classify", "code", "codefix", "creative", "email", "essay", "explain", "extract", "json", "list", "math",
@@ -82,3 +82,30 @@ def test_the_split_depends_on_the_id_alone() -> None:
     halves = {(name, Prompt(name, "list", (Message("user", text),)).split) for name in ids for text in "ab"}
     assert len(halves) == 40
     assert {split for name, split in halves if int(name[-3:]) % 2} == {"train", "measure"}
+
+
+def test_calls_are_what_programs_send() -> None:
+    """Several applications, each asks the same of many texts with its examples before; no id or text twice."""
+    calls = load_calls()
+    assert len({call.id for call in calls}) == len(calls) >= 400
+    assert len({normalised(call) for call in calls}) == len(calls)
+    kinds = Counter(call.kind for call in calls)
+    assert min(kinds.values()) >= 30
+    assert not KINDS & set(kinds)
+    for call in calls:
+        roles = [message.role for message in call.messages]
+        assert roles[0] == "system" and roles[-1] == "user"
+        assert roles[1:-1] == ["user", "assistant"] * ((len(roles) - 2) // 2) != []
+    templates = {(call.kind, call.messages[:-1]) for call in calls}
+    assert len(templates) == len(kinds)
+
+
+def test_both_halves_hold_every_application_alike() -> None:
+    """Of each application's calls half are to learn from, but for an odd one."""
+    halves = Counter((call.kind, call.split) for call in load_calls())
+    assert all(abs(halves[kind, "train"] - halves[kind, "measure"]) <= 1 for kind, _ in halves)
+
+
+def test_no_call_gives_its_examples_away() -> None:
+    """What is asked is not among the examples that are shown."""
+    assert not [call.id for call in load_calls() if call.messages[-1] in call.messages[:-1]]

@@ -4,12 +4,14 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from training.prompts import load_prompts
+from training.prompts import Prompt, load_calls, load_prompts
 
 
 class Turn(Protocol):
@@ -60,13 +62,19 @@ class RecordedLengths(msgspec.Struct, frozen=True):
 class LengthTable:
     """Which answer length a request gets.
 
-    A recorded prompt gets one of its own recorded answers, any other prompt one of all recorded answers. The
-    choice depends on `draw` (the request's `seed`, or else its place in the order of arrival) and on the
-    table's seed, so the same run gives the same lengths again.
+    A recorded prompt gets one of its own recorded answers, any other prompt one of all recorded answers, calls
+    apart. The choice depends on `draw` (the request's `seed`, or else its place in the order of arrival) and on
+    the table's seed, so the same run gives the same lengths again.
     """
 
-    def __init__(self, recorded: Mapping[bytes, tuple[AnswerLength, ...]], seed: int = 0) -> None:
-        self._recorded = recorded
+    def __init__(
+        self,
+        recorded: Mapping[bytes, tuple[AnswerLength, ...]],
+        seed: int = 0,
+        calls: Mapping[bytes, tuple[AnswerLength, ...]] = MappingProxyType({}),
+    ) -> None:
+        """`calls`: recorded too, but no other prompt is answered like one."""
+        self._recorded = {**recorded, **calls}
         self._all = tuple(answer for answers in recorded.values() for answer in answers)
         self._seed = seed
         if not self._all:
@@ -83,17 +91,13 @@ class LengthTable:
 
         FileNotFoundError without one; ValueError, which names the file, where it cannot be read as one.
         """
-        source = path or files("training").joinpath("data", "lengths.jsonl")
-        conversations = {prompt.id: conversation_key(prompt.messages) for prompt in load_prompts()}
+        own = path or _shipped("lengths.jsonl")
+        calls = {} if path else _answers(_shipped("call-lengths.jsonl"), load_calls())
+        recorded = _answers(own, load_prompts())
         try:
-            rows = msgspec.json.Decoder(RecordedLengths).decode_lines(source.read_bytes())
-            return cls({conversations[row.id]: row.answers() for row in rows}, seed)
-        except KeyError as error:
-            raise ValueError(
-                f"{source}: no shipped prompt has the id {error}; record the table anew"
-            ) from error
-        except (msgspec.DecodeError, ValueError) as error:
-            raise ValueError(f"{source}: {error}") from error
+            return cls(recorded, seed, calls)
+        except ValueError as error:
+            raise ValueError(f"{own}: {error}") from error
 
     def answer(self, messages: Iterable[Turn], draw: int) -> AnswerLength:
         """The length of the answer to this conversation."""
@@ -104,6 +108,21 @@ class LengthTable:
         """Tokens of the answer to a request with this `seed` and `max_tokens`: the oracle's view."""
         tokens = self.answer(messages, seed).tokens
         return tokens if max_tokens is None else min(tokens, max_tokens)
+
+
+def _shipped(name: str) -> Traversable:
+    return files("training").joinpath("data", name)
+
+
+def _answers(source: Traversable, prompts: Iterable[Prompt]) -> dict[bytes, tuple[AnswerLength, ...]]:
+    conversations = {prompt.id: conversation_key(prompt.messages) for prompt in prompts}
+    try:
+        rows = msgspec.json.Decoder(RecordedLengths).decode_lines(source.read_bytes())
+        return {conversations[row.id]: row.answers() for row in rows}
+    except KeyError as error:
+        raise ValueError(f"{source}: no shipped prompt has the id {error}; record the table anew") from error
+    except (msgspec.DecodeError, ValueError) as error:
+        raise ValueError(f"{source}: {error}") from error
 
 
 def conversation_key(messages: Iterable[Turn]) -> bytes:

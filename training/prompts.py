@@ -35,7 +35,35 @@ class Prompt(msgspec.Struct, frozen=True):
         return "train" if (number + coin) % 2 else "measure"
 
 
+class _Application(msgspec.Struct, frozen=True):
+    """A program that asks a model the same thing of one text after another, with a few examples as earlier turns."""
+
+    kind: str
+    system: str
+    examples: tuple[tuple[str, str], ...]
+    inputs: tuple[str, ...]
+
+    def calls(self) -> list[Prompt]:
+        """One conversation per text."""
+        shown = [Message("system", self.system)]
+        for asked, answered in self.examples:
+            shown += [Message("user", asked), Message("assistant", answered)]
+        return [
+            Prompt(f"{self.kind}-{number:03d}", self.kind, (*shown, Message("user", text)))
+            for number, text in enumerate(self.inputs, start=1)
+        ]
+
+
 def load_prompts() -> list[Prompt]:
-    """All shipped prompts, in file order."""
-    lines = files("training").joinpath("data", "prompts.jsonl").read_bytes()
-    return msgspec.json.Decoder(Prompt).decode_lines(lines)
+    """What people write, in file order."""
+    return msgspec.json.Decoder(Prompt).decode_lines(_shipped("prompts.jsonl"))
+
+
+def load_calls() -> list[Prompt]:
+    """What programs send, in file order: labels and fields of a word or two, by a template per application."""
+    applications = msgspec.json.Decoder(_Application).decode_lines(_shipped("calls.jsonl"))
+    return [call for application in applications for call in application.calls()]
+
+
+def _shipped(name: str) -> bytes:
+    return files("training").joinpath("data", name).read_bytes()

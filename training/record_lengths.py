@@ -12,7 +12,7 @@ import msgspec
 from rich.console import Console
 from rich.progress import Progress
 
-from training.prompts import Prompt, load_prompts
+from training.prompts import Prompt, load_calls, load_prompts
 
 
 class Recorded(msgspec.Struct):
@@ -62,6 +62,7 @@ def main() -> int:
     parser.add_argument("--url", required=True)
     parser.add_argument("--model", required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--calls", action="store_true", help="what programs send, not what people write")
     parser.add_argument("--samples", type=int, default=2)
     parser.add_argument("--max-tokens", type=int, default=512)
     parser.add_argument("--temperature", type=float, default=0.2)
@@ -77,7 +78,7 @@ def main() -> int:
         "repetition_penalty": args.repetition_penalty,
     }
     started = time.monotonic()
-    prompts = load_prompts()[:: args.every]
+    prompts = (load_calls() if args.calls else load_prompts())[:: args.every]
     rows = asyncio.run(
         record(args.url, args.model, prompts, body, samples=args.samples, concurrency=args.concurrency)
     )

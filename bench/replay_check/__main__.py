@@ -26,7 +26,7 @@ from proxy.settings import Settings
 from training.compare.client import poisson_arrivals
 from training.compare.engines import RunningEngine, emulated_engine, real_vllm
 from training.lengths import LengthTable
-from training.loop.phases import choose
+from training.loop.workload import choose
 from training.profiles import PROFILES, EngineProfile
 from training.replay.predictions import places
 from training.replay.scene import capacity_per_s
@@ -152,7 +152,7 @@ def _workload(plan: Plan) -> list[Ask]:
     table = LengthTable.load(seed=plan.seed)
     return [
         Ask(0.0, prompt.messages, min(plan.longest, table.answer(prompt.messages, place).tokens))
-        for place, prompt in enumerate(choose("measure", plan.requests, plan.seed))
+        for place, prompt in enumerate(choose("measure", plan.requests, plan.seed, 0.0))
     ]
 
 

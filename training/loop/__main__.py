@@ -32,6 +32,8 @@ def main() -> int:
     plan = Plan(
         minutes=args.minutes or (_FULL_MINUTES if args.full else _QUICK_MINUTES),
         load=args.load,
+        calls=args.calls,
+        pairs=args.pairs,
         max_tokens=args.max_tokens,
         learn=args.learn,
         requests=args.requests,
@@ -57,9 +59,13 @@ def _parse() -> argparse.Namespace:
     add("--full", action="store_true", help=f"within {_FULL_MINUTES:g} minutes")
     add("--minutes", type=float, help="within so many")
     add("--load", type=float, default=1.3, help="arrival rate over the closed-loop rate")
+    add(
+        "--calls", type=float, default=0.6, metavar="SHARE",
+        help="of all requests, what programs send (answers of a word or two); the rest is what people write",
+    )  # fmt: skip
     # At 256 the recorded lengths differ so little that true ones give 1.6 to 1.7 times, at 512 about 2.
     add("--max-tokens", type=int, default=512, help="cap of every answer")
-    add("--learn", type=int, default=360, help="requests of the training half that are learned from")
+    add("--learn", type=int, default=600, help="requests of the training half that are learned from")
     add("--requests", type=int, help="requests per measured pass; default: what fits into the time")
     add("--max-overtake", type=float, help="D in seconds; default: 2 x FCFS's p99 TTFT")
     add("--slots", type=int, default=_SLOTS, help="sequences that the engine runs at once")
@@ -71,6 +77,12 @@ def _parse() -> argparse.Namespace:
         "--dtype", choices=("bfloat16", "float32"),
         help="what the real engine computes in: in float32 answers repeat, at half the pace (default with --full)",
     )  # fmt: skip
+    add(
+        "--pairs",
+        type=int,
+        default=4,
+        help="of passes that keep the engine full, without Headway and through it",
+    )
     add("--seed", type=int, default=1)
     add("--state", metavar="DIR", help="keep the logs and artifacts here")
     add(
@@ -103,7 +115,8 @@ def _write(found: LoopReport, out: Path) -> None:
 def _table(found: LoopReport) -> Table:
     title = (
         f"{found.requests} requests per pass at {found.load * found.capacity_per_s:.2f}/s, {found.engine}, "
-        f"{found.slots} slots, max_tokens {found.max_tokens} ({found.capped_share:.0%} reach it)"
+        f"{found.slots} slots, {found.calls:.0%} calls, max_tokens {found.max_tokens} "
+        f"({found.capped_share:.0%} reach it)"
     )
     table = Table(title=title, title_justify="left")
     for column in (

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import math
-import random
 import subprocess
 import sys
 import time
@@ -37,7 +36,8 @@ from training.loop.saturation import (
     tokens_per_s,
     tokens_to_make,
 )
-from training.prompts import Prompt, Split, load_prompts
+from training.loop.workload import choose
+from training.prompts import Prompt
 from training.registry.journal import Decision
 from training.registry.store import adopt
 
@@ -54,10 +54,15 @@ _LEARNING_SHARE: Final = 0.25
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """`minutes` bounds the whole loop; `requests` per pass, as many as fit into them where None."""
+    """`minutes` bounds the whole loop; `requests` per pass, as many as fit into them where None.
+
+    `calls`: their share of all requests; `pairs`: of passes that keep the engine full.
+    """
 
     minutes: float
     load: float
+    calls: float
+    pairs: int
     max_tokens: int
     learn: int
     requests: int | None
@@ -81,7 +86,7 @@ class Loop:
         """All phases. Raises EngineSilentError where the engine does not answer or the training fails."""
         capacity_per_s = await self._learn()
         decision = await self._retrain()
-        prompts = choose("measure", self._requests(capacity_per_s), self._plan.seed)
+        prompts = choose("measure", self._requests(capacity_per_s), self._plan.seed, self._plan.calls)
         at_s = poisson_arrivals(len(prompts), self._plan.load * capacity_per_s, self._plan.seed)
         measured = _Measured(self, prompts, at_s, decision)
         passes = []
@@ -96,6 +101,7 @@ class Loop:
             max_tokens=self._plan.max_tokens,
             capped_share=passes[0].capped_share,
             load=self._plan.load,
+            calls=self._plan.calls,
             capacity_per_s=capacity_per_s,
             learned_from=decision.trained_on + decision.held_out,
             requests=len(prompts),
@@ -119,7 +125,7 @@ class Loop:
 
     async def _learn(self) -> float:
         """The training half through Headway as it comes; returns the requests per second that were served."""
-        prompts = choose("train", self._plan.learn, self._plan.seed)
+        prompts = choose("train", self._plan.learn, self._plan.seed, self._plan.calls)
         headway = self.headway(
             "learn", None, policy="quantile", max_overtake_s=120.0, self_prediction_share=_LEARNING_SHARE
         )
@@ -151,13 +157,13 @@ class Loop:
         """What fits into the time that is left: a pass takes as long as its requests take the engine."""
         if self._plan.requests is not None:
             return self._plan.requests
-        saturated_s = tokens_to_make(self._engine.slots) / self._tokens_per_s
+        saturated_s = tokens_to_make(self._engine.slots, self._plan.pairs) / self._tokens_per_s
         left_s = 60 * self._plan.minutes - saturated_s - (time.monotonic() - self._started_s)
         return max(_FEWEST, int(_SPARE * left_s / len(ORDER) * capacity_per_s))
 
     async def _saturate(self, decision: Decision) -> Saturation:
         """The engine kept full, directly and through Headway with the retrained ranker."""
-        prompts = choose("measure", requests_of(self._engine.slots), self._plan.seed)
+        prompts = choose("measure", requests_of(self._engine.slots), self._plan.seed, self._plan.calls)
         if decision.artifact is not None:
             await asyncio.to_thread(self.publish, decision.artifact, "saturated")
         headway = self.headway("saturated", None, policy="quantile", max_overtake_s=120.0)
@@ -170,7 +176,7 @@ class Loop:
 
         await headway.start()
         try:
-            return await saturate(run, self._engine.slots)
+            return await saturate(run, self._engine.slots, self._plan.pairs)
         finally:
             await headway.stop()
 
@@ -286,13 +292,6 @@ class _Measured:
         self.runs.setdefault(name, []).append(timings)
         self.pace.append(tokens_per_s(timings, self._loop.slots))
         return timings
-
-
-def choose(split: Split, count: int, seed: int) -> list[Prompt]:
-    """`count` prompts of one half in random order, each once before any comes twice."""
-    prompts = [prompt for prompt in load_prompts() if prompt.split == split]
-    random.Random(seed).shuffle(prompts)
-    return (prompts * (count // len(prompts) + 1))[:count]
 
 
 def shown_progress() -> Progress:

@@ -60,6 +60,7 @@ class Summary(msgspec.Struct, frozen=True):
 class LoopReport(msgspec.Struct, frozen=True):
     """build/loop.json. `max_overtake_s` is D, the same in every arm but FCFS; `shuffled` knows nothing.
 
+    `calls`: of all requests, those that programs send (`training.prompts.load_calls`).
     `pace`: tokens per second of each pass while the engine was full, which no order should change.
     `oracle_tau_b`: how well the oracle, who knows the answers of the first pass, ordered those of its own: an engine
     that rounds otherwise in another batch gives others, however greedily it is asked.
@@ -70,6 +71,7 @@ class LoopReport(msgspec.Struct, frozen=True):
     max_tokens: int
     capped_share: float
     load: float
+    calls: float
     capacity_per_s: float
     learned_from: int
     requests: int
@@ -118,7 +120,8 @@ class LoopReport(msgspec.Struct, frozen=True):
         )
         low, high = ours.between.times_better
         return (
-            f"On {self.engine} at {self.load:g}x capacity, mean TTFT {fcfs.ttft_mean_s:.2f} s -> "
+            f"On {self.engine} at {self.load:g}x capacity, {self.calls:.0%} of the requests calls of programs, "
+            f"mean TTFT {fcfs.ttft_mean_s:.2f} s -> "
             f"{ours.ttft_mean_s:.2f} s ({ours.times_better:.2f}x, {low:.2f} to {high:.2f}) after learning from "
             f"{self.learned_from} answers; true lengths: {best.times_better:.2f}x; {share}; saturated throughput "
             f"{self.saturation.ratio:.1%} ({_shares(self.saturation.between)}) of the engine's without a proxy; "

@@ -13,8 +13,6 @@ from training.loop.intervals import Interval
 
 DIRECT: Final = "direct"
 HEADWAY: Final = "headway"
-# In pairs, each the other way round than the one before or after it: an engine that slows down favours none.
-SATURATED_ORDER: Final = (DIRECT, HEADWAY, HEADWAY, DIRECT, HEADWAY, DIRECT, DIRECT, HEADWAY)
 # Every answer is as long, so that no order can choose an easier mixture for the time that is measured.
 ANSWER_TOKENS: Final = 64
 _PER_SLOT: Final = 6
@@ -34,25 +32,33 @@ def requests_of(slots: int) -> int:
     return _PER_SLOT * slots
 
 
-def tokens_to_make(slots: int) -> int:
+def tokens_to_make(slots: int, pairs: int) -> int:
     """What all passes together ask of the engine."""
-    return len(SATURATED_ORDER) * requests_of(slots) * ANSWER_TOKENS
+    return 2 * pairs * requests_of(slots) * ANSWER_TOKENS
 
 
-async def saturate(run: Callable[[str], Awaitable[Sequence[Timing]]], slots: int) -> Saturation:
+def order_of(pairs: int) -> tuple[str, ...]:
+    """Pairs of arms, turned round in the order of Thue and Morse: neither an engine that slows down nor one that
+    does so ever faster favours an arm."""
+    turned = ((HEADWAY, DIRECT) if pair.bit_count() % 2 else (DIRECT, HEADWAY) for pair in range(pairs))
+    return tuple(arm for pair in turned for arm in pair)
+
+
+async def saturate(run: Callable[[str], Awaitable[Sequence[Timing]]], slots: int, pairs: int) -> Saturation:
     """`run(arm)` answers a closed loop of twice the slots, directly or through Headway."""
-    return compared([tokens_per_s(await run(arm), slots) for arm in SATURATED_ORDER])
+    return compared([tokens_per_s(await run(arm), slots) for arm in order_of(pairs)])
 
 
 def compared(passes: Sequence[float]) -> Saturation:
-    """Rates in SATURATED_ORDER -> the ratio within pairs, and its interval by Student's t over the pairs."""
+    """Rates in the order of `order_of` -> the ratio within pairs, and its interval by Student's t over the pairs."""
     logs = np.log(np.array(passes))
-    ours = np.array([arm == HEADWAY for arm in SATURATED_ORDER])
+    order = order_of(len(passes) // 2)
+    ours = np.array([arm == HEADWAY for arm in order])
     pairs = np.where(ours, logs, -logs).reshape(-1, 2).sum(axis=1)
     middle = float(pairs.mean())
     reach = float(stats.t.ppf(0.975, len(pairs) - 1) * pairs.std(ddof=1) / math.sqrt(len(pairs)))
     return Saturation(
-        order=SATURATED_ORDER,
+        order=order,
         passes=tuple(round(one, 2) for one in passes),
         ratio=math.exp(middle),
         between=(math.exp(middle - reach), math.exp(middle + reach)),

@@ -1,0 +1,26 @@
+"""What the loop sends: calls of programs among the prompts of people, in two halves that share none."""
+
+import random
+from collections.abc import Callable, Sequence
+
+from training.prompts import Prompt, Split, load_calls, load_prompts
+
+
+def choose(split: Split, count: int, seed: int, calls: float) -> list[Prompt]:
+    """`count` prompts of one half in random order, the share `calls` of them what programs send.
+
+    Of either sort each comes once before any comes twice.
+    """
+    dice = random.Random(seed)
+    called = round(calls * count)
+    mixed = _some(load_calls, split, called, dice) + _some(load_prompts, split, count - called, dice)
+    dice.shuffle(mixed)
+    return mixed
+
+
+def _some(
+    load: Callable[[], Sequence[Prompt]], split: Split, count: int, dice: random.Random
+) -> list[Prompt]:
+    prompts = [prompt for prompt in load() if prompt.split == split]
+    dice.shuffle(prompts)
+    return (prompts * (count // len(prompts) + 1))[:count]
