@@ -233,11 +233,14 @@ async def finish_order(
         done.append(number)
 
     model = engine.inference.model
+    # The first holds the slot until all the others have come.
+    engine.inference.loop.set_slowness(100)
     tasks = [asyncio.create_task(one(-1, exactly(150), {}))]
     await until(lambda: model.num_running == 1)
     for number, (body, headers) in enumerate(requests):
         tasks.append(asyncio.create_task(one(number, body, headers)))
         await until(lambda: model.num_waiting == len(tasks) - 1)
+    engine.inference.loop.set_slowness(1)
     await asyncio.gather(*tasks)
     return done[1:]
 
@@ -353,11 +356,13 @@ async def test_a_full_queue_is_a_503(stream: bool) -> None:
     """`max_num_queued_reqs` counts waiting and running; all sequences of a request come in, or none."""
     async with emulated(profile=quick_profile(max_num_seqs=1), max_num_queued_reqs=3) as engine:
         model = engine.inference.model
+        engine.inference.loop.set_slowness(100)
         busy = asyncio.create_task(post(engine, CHAT, exactly(200)))
         await until(lambda: model.num_running == 1)
         status, body = await post(engine, CHAT, exactly(2, n=3, stream=stream))
         assert (status, body["error"]["code"], body["error"]["type"]) == (503, 503, "Service Unavailable")
         assert (model.num_running, model.num_waiting) == (1, 0)
+        engine.inference.loop.set_slowness(1)
         assert (await post(engine, CHAT, exactly(2, n=2)))[0] == 200
         await busy
 

@@ -13,6 +13,7 @@ async def test_gauges_follow_queue_and_cache() -> None:
     """Running, waiting and KV usage are those of the moment."""
     async with emulated(profile=quick_profile(max_num_seqs=1)) as engine:
         model = engine.inference.model
+        engine.inference.loop.set_slowness(100)
         tasks = [asyncio.create_task(post(engine, CHAT, exactly(100))) for _ in range(3)]
         await until(lambda: model.num_waiting == 2)
         found = metrics(engine)
@@ -20,6 +21,7 @@ async def test_gauges_follow_queue_and_cache() -> None:
         assert found["vllm:num_requests_waiting", ""] == 2
         assert found["vllm:num_requests_waiting_by_reason", "capacity"] == 2
         assert 0 < found["vllm:kv_cache_usage_perc", ""] < 1
+        engine.inference.loop.set_slowness(1)
         await asyncio.gather(*tasks)
         assert metrics(engine)["vllm:num_requests_running", ""] == 0
 
@@ -52,9 +54,11 @@ async def test_preemptions_and_refusals_are_counted() -> None:
     """KV pressure and the admission limit show."""
     profile = quick_profile(max_num_seqs=2, num_blocks=12)
     async with emulated(profile=profile, max_num_queued_reqs=2) as engine:
+        engine.inference.loop.set_slowness(100)
         tasks = [asyncio.create_task(post(engine, CHAT, exactly(100, priority=p))) for p in (1, 2)]
         await until(lambda: engine.inference.model.num_running == 2)
         assert (await post(engine, CHAT, chat()))[0] == 503
+        engine.inference.loop.set_slowness(1)
         await asyncio.gather(*tasks)
         found = metrics(engine)
         assert found["vllm:num_preemptions_total", ""] >= 1
