@@ -73,6 +73,8 @@ async def test_engines_come_and_go(name: Name) -> None:
             body = {"model": "emulated", "stream": True, "messages": [{"role": "user", "content": "hello"}]}
             async with client.post(headway.url + CHAT, json=body) as response:
                 await response.content.readline()
+                # Its answer goes on until the test has seen all that happens meanwhile.
+                first.inference.loop.set_slowness(100)
                 name.is_now(2)
                 await eventually(lambda: there(headway) == {2})
                 assert len(headway.status().engines) == 2
@@ -80,6 +82,7 @@ async def test_engines_come_and_go(name: Name) -> None:
                 for _ in range(4):
                     assert (await ask_raw(headway, post(CHAT, chat()))).status == 200
                 assert len([one for one in second.received if one.path == CHAT]) == 4
+                first.inference.loop.set_slowness(1)
                 assert (await response.content.read()).endswith(b"data: [DONE]\n\n")
             await eventually(lambda: len(headway.status().engines) == 1)
             assert [one for one in itertools.islice(first.received, received, None) if one.path == CHAT] == []
@@ -91,16 +94,18 @@ async def test_engines_come_and_go(name: Name) -> None:
 
 async def test_one_that_comes_back_while_it_leaves_stays(name: Name) -> None:
     """An address that is named again before its last answer has ended is used again as it was."""
-    async with engine_at(name, 1), engine_at(name, 2), aiohttp.ClientSession() as client:
+    async with engine_at(name, 1) as first, engine_at(name, 2), aiohttp.ClientSession() as client:
         name.is_now(1)
         async with proxy_before(name.url) as headway:
             body = {"model": "emulated", "stream": True, "messages": [{"role": "user", "content": "hello"}]}
             async with client.post(headway.url + CHAT, json=body) as response:
                 await response.content.readline()
+                first.inference.loop.set_slowness(100)
                 name.is_now(2)
                 await eventually(lambda: there(headway) == {2})
                 name.is_now(1)
                 await eventually(lambda: 1 in there(headway))
+                first.inference.loop.set_slowness(1)
                 await response.content.read()
             await eventually(lambda: there(headway) == {1})
 
