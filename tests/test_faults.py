@@ -108,7 +108,7 @@ async def test_an_engine_that_falls_silent_in_mid_stream_is_given_up() -> None:
         await call.send(stream_head() + chunk(TOKEN))
         await call.closed()
 
-    async with ScriptedEngine(silent) as engine, proxy_before(engine.url, engine_timeout_s=0.2) as headway:
+    async with ScriptedEngine(silent) as engine, proxy_before(engine.url, engine_timeout_s=1.5) as headway:
         got = await ask_raw(headway, post(CHAT, STREAM))
         assert not got.complete
         error_of(got.body.split(b"data: ")[-1].strip(), "engine_timeout")

@@ -250,7 +250,7 @@ async def test_two_thousand_clients_in_a_second(headway: Headway) -> None:
 
 async def test_an_idle_client_is_kept_for_its_time(engine: EmulatedEngine) -> None:
     """A connection is kept open between requests, and closed by the proxy when `keepalive_s` is over."""
-    async with proxy_before(engine.url, keepalive_s=0.2) as headway, raw_client(headway) as client:
+    async with proxy_before(engine.url, keepalive_s=2.0) as headway, raw_client(headway) as client:
         for _ in range(3):
             await client.send(GET % b"/healthz")
             assert (await client.answer()).status == 200

@@ -85,7 +85,7 @@ async def test_places_come_back_however_requests_end() -> None:
     ]
     async with (
         engine_of([6]) as engine,
-        proxy_before(engine.url, mode="hold", window=3, engine_timeout_s=0.3) as headway,
+        proxy_before(engine.url, mode="hold", window=3, engine_timeout_s=2.0) as headway,
     ):
         for fault in faults:
             engine.set_faults(fault)
@@ -93,7 +93,7 @@ async def test_places_come_back_however_requests_end() -> None:
             await asyncio.gather(*(ask_raw(headway, post(CHAT, body)) for body in bodies))
             assert (headway.status().waiting, headway.status().running) == (0, 0), fault
         engine.set_faults(Faults())
-        engine.inference.loop.set_slowness(50)
+        engine.inference.loop.set_slowness(1000)
         last = [asyncio.create_task(ask_raw(headway, post(CHAT, chat()))) for _ in range(6)]
         await held(headway, 3, 3)
         engine.inference.loop.set_slowness(1)
@@ -231,11 +231,12 @@ async def test_a_client_that_does_not_read_stops_the_engine_from_being_read() ->
         async with raw_client(headway) as client:
             client.writer.transport.pause_reading()  # type: ignore[attr-defined]
             await client.send(post(CHAT, chat(stream=True)))
+            await eventually(lambda: sent > 0)
             before = -1
             while sent != before:
                 before = sent
                 await asyncio.sleep(0.3)
-            assert 0 < sent < 32 << 20
+            assert sent < 32 << 20
             client.reset()
         await idle(headway)
 
