@@ -94,7 +94,13 @@ async def test_an_engine_that_comes_back_is_judged_anew(monkeypatch: pytest.Monk
         proxy_before(engine.url, **asking()) as headway,
         session() as client,
     ):
-        await serve_all(client, headway, model)
+        tasks = await arrive(client, headway, TEXTS)
+        model.let.release()
+        # The query's answer has come: who it is about, expected to be long, now counts as short.
+        await eventually(lambda: 8.0 in [one.predicted_tokens for one in headway.status().first_waiting])
+        for _ in TEXTS:
+            model.let.release()
+        assert await asyncio.gather(*tasks) == [200] * len(TEXTS)
         assert headway.status().engines[0].self_prediction_cached_share == 0.0
         engine.healthy = False
         await eventually(lambda: not headway.status().engines[0].available)

@@ -22,6 +22,9 @@ async def test_sglang_is_asked_by_the_ids_of_the_prompt() -> None:
         ) as headway,
         session() as client,
     ):
+        asker = headway._asker
+        assert asker is not None
+        await eventually(lambda: bool(asker._vocabulary.of(engine.url, 0)))
         engine.let = asyncio.Semaphore(0)
         tasks = await arrive(client, headway, [(f"number {one}", 100 + one) for one in range(12)])
         for left in range(len(tasks), 0, -1):
@@ -30,6 +33,8 @@ async def test_sglang_is_asked_by_the_ids_of_the_prompt() -> None:
                 lambda left=left: headway.status().waiting + headway.status().running == left - 1
             )
             await asyncio.sleep(0.02)
+            # Who was asked about still waits when the answer comes.
+            await eventually(lambda: not asker._tasks)
         assert await asyncio.gather(*tasks) == [200] * len(tasks)
         metrics = await metrics_text(headway)
     queries = [body for path, body, _ in engine.received if path == "/generate"]
