@@ -152,12 +152,15 @@ async def test_sighup_switches_a_serving_process_and_loses_nobody(tmp_path: Path
             status = await process.status()
             return status["policy"], status["max_overtake_s"], status["waiting"]
 
+        # They wait until the order has been changed for the last time.
+        engine.inference.loop.set_slowness(1000)
         asked = [asyncio.ensure_future(ask()) for _ in range(40)]
         await eventually(lambda: waits(in_force, 30))
         for policy, max_overtake in (("fcfs", 0.0), ("quantile", 5.0), ("quantile", 60.0)):
             process.reload(policy=policy, max_overtake=max_overtake)
             await eventually(lambda: holds(in_force, policy, max_overtake))  # noqa: B023 - awaited here
         process.reload(policy="shortest")
+        engine.inference.loop.set_slowness(1)
         policies = await asyncio.gather(*asked)
         assert (await in_force())[:2] == ("quantile", 60.0)
         assert set(policies) <= {"fcfs", "quantile"}
