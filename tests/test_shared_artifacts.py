@@ -21,7 +21,8 @@ from proxy.ranking import Ranking
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pointers are looked at often."""
+    """Pointers are looked at often, and the first look may take its time."""
+    monkeypatch.setattr("proxy.shared.artifacts._FIRST_LOOK_S", 60.0)
     monkeypatch.setattr("proxy.shared.artifacts._POLL_S", 0.05)
     monkeypatch.setattr("proxy.artifact_watch._POLL_S", 0.05)
 
@@ -171,6 +172,8 @@ async def test_a_redis_that_hangs_is_asked_once(tmp_path: Path, monkeypatch: pyt
     async with server:
         with pytest.raises(redis.TimeoutError):
             await asyncio.to_thread(fetch)
+        # The connection may be accepted only after the fetch has given up.
+        await eventually(lambda: bool(asked))
         for writer in asked:
             writer.close()
     assert len(asked) == 1
