@@ -140,7 +140,7 @@ def test_an_engine_serves_until_the_end_of_the_block_and_takes_its_children_with
 def test_an_engine_that_ignores_sigterm_is_killed(launch: Launch) -> None:
     """It is asked first and given its time; then the group goes."""
     engine = start_engine(replace(launch, flags=["--stubborn"]))
-    engine.stop(grace_s=0.5)
+    engine.stop(grace_s=3.0)
     assert engine.log_tail().endswith("terminated")
     assert engine.wait() == -signal.SIGKILL
     assert ended(child(launch))

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import socket
 import stat
@@ -285,6 +286,9 @@ async def test_the_engine_ends_its_own_helpers(tmp_path: Path) -> None:
     """The signal is for the engine alone (SGLang takes a helper's end for a crash); what it leaves is killed."""
     async with headway_run(tmp_path, engine=("--helped",)) as running:
         await running.url()
+        async with asyncio.timeout(PATIENCE_S):
+            while not re.search(r"helper \d+\n", (tmp_path / "vllm.log").read_text()):
+                await asyncio.sleep(0.05)
         running.process.send_signal(signal.SIGTERM)
         assert await running.ends() == 0
     log = (tmp_path / "vllm.log").read_text()
