@@ -9,6 +9,9 @@ from .kubelet import Node, Pod
 from .local_pods import PATIENCE_S, QUICK, Ports, gateway, stack
 from .rendering import IMAGE, only, render
 
+# Between the signal and the refusals a request is to be served: time enough for one on a busy machine.
+LONGER = "drainDelaySeconds=4"
+
 
 async def answer_of(url: str, tokens: int) -> str:
     """How one streamed answer ended: complete, refused, or cut."""
@@ -58,7 +61,7 @@ async def answers_while_stopping(pod: Pod, count: int) -> tuple[list[str], str, 
 
 async def test_stopping_a_stack_loses_no_answer(tmp_path: Path) -> None:
     """Running and waiting answers end whole; new ones are served at first, then refused; the engine ends first."""
-    async with stack(tmp_path, "engine.args={--max-num-seqs=4}") as (_, pod):
+    async with stack(tmp_path, "engine.args={--max-num-seqs=4}", LONGER) as (_, pod):
         assert await answers_while_stopping(pod, 8) == (["complete"] * 8, "complete", "refused 503")
     engine, proxy = pod.container("engine"), pod.container("headway")
     assert (engine.exit_status, proxy.exit_status) == (0, 0)
@@ -81,5 +84,5 @@ async def test_without_the_hook_answers_would_be_lost(tmp_path: Path) -> None:
 
 async def test_stopping_a_gateway_loses_no_answer(tmp_path: Path) -> None:
     """A gateway drains by itself on SIGTERM, after the delay in which it still serves."""
-    async with gateway(tmp_path) as (_, pod):
+    async with gateway(tmp_path, LONGER) as (_, pod):
         assert await answers_while_stopping(pod, 8) == (["complete"] * 8, "complete", "refused 503")
