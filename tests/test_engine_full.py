@@ -32,8 +32,13 @@ async def test_a_burst_beyond_the_engines_queue_is_served_whole(mode: str, windo
         engine_of([3], slots=2, max_num_queued_reqs=4) as engine,
         proxy_before(engine.url, mode=mode, window=window) as headway,
     ):
+        # It has answered nobody before more have come than it takes.
+        engine.inference.loop.set_slowness(100)
         bodies = [chat(stream=place % 2 == 0) for place in range(40)]
-        answers = await asyncio.gather(*(ask_raw(headway, post(CHAT, body)) for body in bodies))
+        asked = [asyncio.create_task(ask_raw(headway, post(CHAT, body))) for body in bodies]
+        await eventually(lambda: len(engine.received) > 4)
+        engine.inference.loop.set_slowness(1)
+        answers = await asyncio.gather(*asked)
         assert [answer.status for answer in answers] == [200] * 40
         assert all(answer.complete for answer in answers)
         assert len(engine.received) > 40

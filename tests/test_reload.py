@@ -35,9 +35,11 @@ async def test_a_switch_of_policy_loses_nobody_and_rekeys_who_waits(tmp_path: Pa
                     await response.read()
                     return response.headers["x-headway-policy"]
 
+            engine.inference.loop.set_slowness(100)
             asked = [asyncio.ensure_future(ask()) for _ in range(12)]
             await eventually(lambda: headway.status().waiting >= 8)
             headway.reload(msgspec.structs.replace(headway.settings, policy="fcfs"))
+            engine.inference.loop.set_slowness(1)
             policies = await asyncio.gather(*asked)
         assert headway.status().policy == "fcfs"
         assert set(policies) <= {"fcfs", "quantile"}
