@@ -243,9 +243,11 @@ async def test_a_redis_that_hangs(
     ):
         await ask(headway)
         server.freeze()
-        for _ in range(200):
-            await ask(headway)
-        server.thaw()
+        try:
+            for _ in range(200):
+                await ask(headway)
+        finally:
+            server.thaw()
         await eventually(lambda: headway.status().traffic_log_written == 201)
 
 
