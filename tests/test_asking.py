@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scripted_engine import JSON, Call, ScriptedEngine, reply
 
 from predictor.prediction import Prediction
-from predictor.request import Api
+from predictor.request import Api, InferenceRequest
 from proxy.asking.gate import AskGate, AskLimits, Skip
 from proxy.asking.make import make_asker
 from proxy.clock import Clock
@@ -35,6 +35,23 @@ class Told(Fixed, frozen=True):
     def refine(self, estimate: Estimate, signals: Mapping[str, float], now_s: float) -> Estimate:
         short = signals["self.opens.Yes"] > -1
         return msgspec.structs.replace(estimate, prediction=Prediction(0.0 if short else 1.0, 8.0, 1.0, 99.0))
+
+
+class Unsure(ByMaxTokens, frozen=True):
+    """Believes `max_tokens` and does not quite trust it, least of all where the text says how long it looks."""
+
+    def predict(self, request: InferenceRequest) -> Prediction:
+        said = super().predict(request)
+        looks = str(request.body.messages[-1].content if request.body.messages else "").startswith("looks")
+        return Prediction(said.quantile, said.tokens, 1.0, 2000.0 if looks else 100.0)
+
+
+class Certain(ByMaxTokens, frozen=True):
+    """Believes `max_tokens`, and that it is out by a few tokens at most."""
+
+    def predict(self, request: InferenceRequest) -> Prediction:
+        said = super().predict(request)
+        return Prediction(said.quantile, said.tokens, said.tokens, said.tokens + 15)
 
 
 class Model:
@@ -86,7 +103,7 @@ async def send(client: Any, url: str, text: str, tokens: int) -> int:
 def asking() -> dict[str, Any]:
     """Settings under which one request runs and the others wait."""
     return {
-        "estimator": Told(ByMaxTokens()),
+        "estimator": Told(Unsure()),
         "self_prediction": "on",
         "engine_kind": "vllm",
         "window": 1,
@@ -123,7 +140,7 @@ async def arrive(client: Any, headway: Any, texts: list[tuple[str, int]]) -> lis
 async def test_who_is_told_long_lets_others_pass(asking: dict[str, Any]) -> None:
     """A request that its text makes look shorter waits behind another once its model calls it long."""
     model = Model(says("The"))
-    texts = [("running", 1), ("next", 2), ("a", 3), ("b", 4), ("looks short", 500), ("looks long", 900)]
+    texts = [("running", 1), ("next", 2), ("a", 3), ("b", 4), ("looks short", 500), ("is long", 900)]
     async with (
         ScriptedEngine(model) as engine,
         proxy_before(engine.url, **asking) as headway,
@@ -138,7 +155,7 @@ async def test_who_is_told_long_lets_others_pass(asking: dict[str, Any]) -> None
             model.let.release()
         assert await asyncio.gather(*tasks) == [200] * 6
         assert 'headway_self_predictions_total{reason="",result="hit"} 1.0' in await metrics_text(headway)
-    assert model.served == ["running", "next", "a", "b", "looks long", "looks short"]
+    assert model.served == ["running", "next", "a", "b", "is long", "looks short"]
     [query] = model.queries
     assert msgspec.json.decode(query.body)["messages"][-1]["content"] == "looks short"
 
@@ -152,7 +169,7 @@ async def test_a_request_that_an_engine_has_had_keeps_its_key() -> None:
         dispatcher=None,  # type: ignore[arg-type]
         engines=Engines(None, None),  # type: ignore[arg-type]
         upstream=None,  # type: ignore[arg-type]
-        estimator=Told(ByMaxTokens()),
+        estimator=Told(Unsure()),
         metrics=Metrics(),
         clock=Clock(),
     )
@@ -183,6 +200,24 @@ async def test_whoever_need_not_wait_is_not_asked_about(asking: dict[str, Any]) 
     served, metrics = await run(model, [("a", 1)], **asking)
     assert (served, model.queries) == (["a"], [])
     assert 'headway_self_predictions_total{reason="no_wait",result="skipped"} 1.0' in metrics
+
+
+async def test_nobody_is_asked_about_what_is_known(asking: dict[str, Any]) -> None:
+    """Where answers are certain to within what a query costs nothing is asked, and the reason is counted."""
+    texts = [("a", 1), ("b", 2), ("c", 3), ("d", 4), ("e", 5)]
+    model = Model(says("Yes"))
+    async with (
+        ScriptedEngine(model) as engine,
+        proxy_before(engine.url, **asking | {"estimator": Told(Certain())}) as headway,
+        session() as client,
+    ):
+        tasks = await arrive(client, headway, texts)
+        for _ in tasks:
+            model.let.release()
+        assert await asyncio.gather(*tasks) == [200] * 5
+        assert model.queries == []
+        metrics = await metrics_text(headway)
+    assert 'headway_self_predictions_total{reason="certain",result="skipped"}' in metrics
 
 
 async def test_off_is_off(asking: dict[str, Any]) -> None:

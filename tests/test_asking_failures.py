@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from harness import ByMaxTokens, eventually, metrics_text, proxy_before, session
 from scripted_engine import JSON, ScriptedEngine, reply
-from test_asking import Model, Told, arrive, says
+from test_asking import Model, Told, Unsure, arrive, says
 
 from predictor.request import Api
 from proxy.answers import Usage
@@ -25,7 +25,7 @@ TEXTS = [("a", 1), ("b", 2), ("c", 3), ("d", 4), ("e", 5)]
 def asking(deadline_s: float = 5.0) -> dict[str, Any]:
     """Settings under which one request runs and the others wait."""
     return {
-        "estimator": Told(ByMaxTokens()),
+        "estimator": Told(Unsure()),
         "self_prediction": "on",
         "engine_kind": "vllm",
         "window": 1,

@@ -3,8 +3,8 @@
 import asyncio
 
 from fake_sglang import FakeSglang
-from harness import ByMaxTokens, eventually, metrics_text, proxy_before, session
-from test_asking import Told, arrive
+from harness import eventually, metrics_text, proxy_before, session
+from test_asking import Told, Unsure, arrive
 
 
 async def test_sglang_is_asked_by_the_ids_of_the_prompt() -> None:
@@ -14,7 +14,7 @@ async def test_sglang_is_asked_by_the_ids_of_the_prompt() -> None:
         FakeSglang() as engine,
         proxy_before(
             engine.url,
-            estimator=Told(ByMaxTokens()),
+            estimator=Told(Unsure()),
             self_prediction="on",
             self_prediction_share=1.0,
             engine_kind="sglang",

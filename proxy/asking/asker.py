@@ -30,8 +30,13 @@ _FIRST_LEAD: Final = 2.0
 _LEAD_GAIN: Final = 0.2
 _BLOCK_UNKNOWN: Final = 16
 
+# A query takes about as much of the engine as so many tokens (one, and what of the prompt's end no block holds):
+# between bounds that lie closer it can win nothing.
+_WORTH_TOKENS: Final = 16
+
 _NO_WAIT: Final = "no_wait"
 _FAR: Final = "far"
+_CERTAIN: Final = "certain"
 
 Send = Callable[[SelfQuery, str], Awaitable[bytes]]
 
@@ -54,7 +59,8 @@ class Candidate(msgspec.Struct, eq=False):
 
 
 class Asker:
-    """Knows who waits; whenever a place at an engine is free again, one who is near the front is asked about.
+    """Knows who waits; whenever a place at an engine is free again, of those who are near the front the one is
+    asked about whose answer's length is least certain.
 
     That moment is chosen because a query, which goes before everything in the engine's queue, then finds
     room at once: no slot is kept empty for it. Its answer comes while the request still waits, or it is
@@ -135,7 +141,14 @@ class Asker:
         part = 1.0 if self._estimator.uses_signals else self._learning_part
         skip = gate.refuses(slots, self._clock.now_us(), part)
         self._why = skip.value if skip is not None else _FAR
-        if skip is not None or (found := self._nearest(min(_MOST_NEAR, _NEAR_WINDOWS * slots))) is None:
+        if skip is not None:
+            return
+        near = self._near(min(_MOST_NEAR, _NEAR_WINDOWS * slots))
+        found = max(near, key=_open_tokens, default=None)
+        if found is None:
+            return
+        if _open_tokens(found) < _WORTH_TOKENS:
+            self._why = _CERTAIN
             return
         query = self._query(found, engine)
         if isinstance(query, NoQuery):
@@ -174,13 +187,12 @@ class Asker:
         found = (usage.cached_tokens or 0) - asked.cached_before
         gate.reused(found, shared - asked.cached_before, self._clock.now_us())
 
-    def _nearest(self, count: int) -> Candidate | None:
+    def _near(self, count: int) -> list[Candidate]:
+        """Who may be asked about, next first."""
         lead = math.ceil(self._lead)
-        for item in self._dispatcher.scheduler.upcoming(lead + count)[lead:]:
-            candidate = self._waiting.get(item.seq)
-            if candidate is not None and not candidate.asking and not candidate.reason:
-                return candidate
-        return None
+        upcoming = self._dispatcher.scheduler.upcoming(lead + count)[lead:]
+        known = (self._waiting.get(item.seq) for item in upcoming)
+        return [one for one in known if one is not None and not one.asking and not one.reason]
 
     def _query(self, candidate: Candidate, engine: str) -> SelfQuery | NoQuery:
         return build_query(
@@ -234,3 +246,9 @@ class Asker:
         if facts is not None and facts.sglang is not None:
             return facts.sglang.page_size
         return (facts.cache.block_size if facts and facts.cache else None) or _BLOCK_UNKNOWN
+
+
+def _open_tokens(candidate: Candidate) -> float:
+    """How many tokens lie between the bounds of its prediction."""
+    prediction = candidate.item.prediction
+    return prediction.p90_tokens - prediction.p10_tokens
