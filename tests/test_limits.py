@@ -102,18 +102,6 @@ async def test_a_twenty_megabyte_image_passes() -> None:
         assert engine.calls[0].body == body
 
 
-async def test_a_post_at_the_edge_of_the_engines_keep_alive() -> None:
-    """An idle connection is given up before the engine closes it, so that no POST meets a dead one."""
-    async with (
-        engine_of(keep_alive_s=1.5) as engine,
-        proxy_before(engine.url, engine_keepalive_s=0.5, engine_wait_s=0.0) as headway,
-    ):
-        for pause_s in (0.0, 0.4, 1.49, 1.5, 1.51):
-            await asyncio.sleep(pause_s)
-            assert (await ask_raw(headway, post(CHAT, chat()))).status == 200
-        assert await outcomes(headway) == {"completed": 5}
-
-
 async def test_connections_to_the_engine_are_used_again(engine: EmulatedEngine) -> None:
     """Requests in a row share connections, so that an engine is not flooded with handshakes."""
     async with RecordingRelay(engine.config.host, engine.port) as relay, proxy_before(relay.url) as headway:

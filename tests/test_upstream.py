@@ -45,13 +45,14 @@ class Engine:
 
 @contextlib.asynccontextmanager
 async def upstream_to(
-    serve: Serve, engine_timeout_s: float = 60.0
+    serve: Serve, engine_timeout_s: float = 60.0, engine_keepalive_s: float = 30.0
 ) -> AsyncIterator[tuple[Upstream, str, Engine]]:
     """An Upstream, the base URL of a raw engine, and the engine."""
     engine = Engine(serve)
     server = await asyncio.start_server(engine.accept, "127.0.0.1", 0)
     base = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    upstream = Upstream(Settings(engine=(base,), engine_timeout_s=engine_timeout_s))
+    limits = {"engine_timeout_s": engine_timeout_s, "engine_keepalive_s": engine_keepalive_s}
+    upstream = Upstream(Settings(engine=(base,), **limits))
     try:
         yield upstream, base, engine
     finally:
@@ -86,6 +87,15 @@ async def test_a_connection_serves_one_request_after_another() -> None:
         for _ in range(3):
             assert await body_of(upstream, base) == (200, b"{}")
         assert engine.connections == 1
+
+
+async def test_an_idle_connection_is_given_up() -> None:
+    """After `engine_keepalive_s` a connection is not used again, so that no POST meets one the engine is closing."""
+    async with upstream_to(answers(OK), engine_keepalive_s=0.2) as (upstream, base, engine):
+        for _ in range(2):
+            assert await body_of(upstream, base) == (200, b"{}")
+            await asyncio.sleep(0.5)
+        assert engine.connections == 2
 
 
 async def test_the_request_is_what_was_given() -> None:
