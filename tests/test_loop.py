@@ -10,7 +10,7 @@ from predictor.features.extractor import FIXED_NAMES
 from predictor.records import Outcome, TrafficRecord
 from training.compare.client import Timing
 from training.compare.report import ArmReport
-from training.loop.__main__ import all_but_one
+from training.loop.arguments import all_but_one, parse
 from training.loop.intervals import Between, intervals
 from training.loop.phases import ORDER
 from training.loop.picture import draw
@@ -227,3 +227,18 @@ def test_the_engine_leaves_a_core_to_proxy_and_client() -> None:
     assert all_but_one({3, 0, 1, 2}) == "0,1,2"
     assert all_but_one({5, 4}) == "4"
     assert all_but_one({7}) == "7"
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["--calls 2", "--calls -0.1", "--calls nan", "--pairs 1", "--learn 0", "--load 0", "--load inf", "--slots x",
+     "--requests -5", "--minutes nan", "--max-overtake -1", "--max-tokens 1e3"],
+)  # fmt: skip
+def test_what_cannot_be_is_said_in_one_line(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before anything is started: status 2, with the option and what it takes."""
+    option, value = words.split()
+    with pytest.raises(SystemExit) as end:
+        parse([f"{option}={value}"])
+    assert end.value.code == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert option in last and repr(value) in last and "give a" in last

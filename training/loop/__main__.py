@@ -5,10 +5,8 @@ import asyncio
 import os
 import sys
 import tempfile
-from collections.abc import Collection
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Final
 
 import msgspec
 from rich.console import Console
@@ -16,21 +14,18 @@ from rich.table import Table
 
 from training.compare.engines import EngineSilentError, RunningEngine, emulated_engine, real_vllm
 from training.local_engines import LocalEngineError
+from training.loop.arguments import FULL_MINUTES, QUICK_MINUTES, all_but_one, parse
 from training.loop.intervals import Interval
 from training.loop.phases import Loop, Plan, shown_progress
 from training.loop.picture import draw
 from training.loop.report import LoopReport, as_json
 
-_QUICK_MINUTES: Final = 20.0
-_FULL_MINUTES: Final = 120.0
-_SLOTS: Final = 16
-
 
 def main() -> int:
     """Parse, run, write; 1 and one line on stderr where the engine or the training fails."""
-    args = _parse()
+    args = parse()
     plan = Plan(
-        minutes=args.minutes or (_FULL_MINUTES if args.full else _QUICK_MINUTES),
+        minutes=args.minutes or (FULL_MINUTES if args.full else QUICK_MINUTES),
         load=args.load,
         calls=args.calls,
         pairs=args.pairs,
@@ -51,56 +46,11 @@ def main() -> int:
     return 1 if any(one.failed for one in found.passes) else 0
 
 
-def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m training.loop", description=__doc__)
-    add = parser.add_argument
-    add("--engine", choices=("emulated", "vllm"), default="emulated", help="what serves")
-    add("--quick", action="store_true", help=f"within {_QUICK_MINUTES:g} minutes (the default)")
-    add("--full", action="store_true", help=f"within {_FULL_MINUTES:g} minutes")
-    add("--minutes", type=float, help="within so many")
-    add("--load", type=float, default=1.3, help="arrival rate over the closed-loop rate")
-    add(
-        "--calls", type=float, default=0.6, metavar="SHARE",
-        help="of all requests, what programs send (answers of a word or two); the rest is what people write",
-    )  # fmt: skip
-    # At 256 the recorded lengths differ so little that true ones give 1.6 to 1.7 times, at 512 about 2.
-    add("--max-tokens", type=int, default=512, help="cap of every answer")
-    add("--learn", type=int, default=600, help="requests of the training half that are learned from")
-    add("--requests", type=int, help="requests per measured pass; default: what fits into the time")
-    add("--max-overtake", type=float, help="D in seconds; default: 2 x FCFS's p99 TTFT")
-    add("--slots", type=int, default=_SLOTS, help="sequences that the engine runs at once")
-    add(
-        "--engine-cpus", metavar="CPUS",
-        help='that the real engine computes on, "0" or "0-3" (default: all but one, which proxy and client share)',
-    )  # fmt: skip
-    add(
-        "--dtype", choices=("bfloat16", "float32"),
-        help="what the real engine computes in: in float32 answers repeat, at half the pace (default with --full)",
-    )  # fmt: skip
-    add(
-        "--pairs",
-        type=int,
-        default=4,
-        help="of passes that keep the engine full, without Headway and through it",
-    )
-    add("--seed", type=int, default=1)
-    add("--state", metavar="DIR", help="keep the logs and artifacts here")
-    add(
-        "--out", type=Path, default=Path("build/loop.json"), metavar="FILE", help="the picture lies beside it"
-    )
-    return parser.parse_args()
-
-
 def _engine(args: argparse.Namespace) -> AbstractContextManager[RunningEngine]:
     if args.engine == "emulated":
         return emulated_engine(args.seed, args.slots)
     cpus = args.engine_cpus or all_but_one(os.sched_getaffinity(0))
     return real_vllm(args.slots, cpus, args.dtype or ("float32" if args.full else "bfloat16"))
-
-
-def all_but_one(cpus: Collection[int]) -> str:
-    """CPUs for the engine's model, as vLLM has them: on a GPU it would not share them with proxy and client either."""
-    return ",".join(map(str, sorted(cpus)[: max(1, len(cpus) - 1)]))
 
 
 def _write(found: LoopReport, out: Path) -> None:
