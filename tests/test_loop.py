@@ -192,12 +192,16 @@ def test_who_was_asked_about_is_counted() -> None:
 
 
 def test_an_engine_that_changed_its_pace_is_not_hidden() -> None:
-    """Where a pass ran a tenth slower than another the report says that arms cannot be compared."""
+    """Where a pass ran a tenth slower than another the report says so, and names the arms it was unfair to."""
     assert whole().unsteady == ""
-    disturbed = msgspec.structs.replace(whole(), pace=(190.0, 130.0, 180.0, 188.0, 191.0))
+    names = ("fcfs", "retrained", "oracle-quantile", "retrained", "fcfs")
+    disturbed = msgspec.structs.replace(whole(), order=names, pace=(190.0, 130.0, 180.0, 188.0, 191.0))
     assert "47% faster" in disturbed.unsteady
     assert "130" in disturbed.unsteady
+    assert disturbed.unsteady.endswith("another pace: retrained (-17%), oracle-quantile (-6%).")
     assert as_json(disturbed)["unsteady"] == disturbed.unsteady
+    evenly = msgspec.structs.replace(whole(), order=names, pace=(170.0, 180.0, 190.0, 200.0, 210.0))
+    assert evenly.unsteady.endswith("each arm had FCFS's pace to within 5%.")
 
 
 @pytest.mark.parametrize("outcome", list(Verdict))

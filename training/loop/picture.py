@@ -1,11 +1,9 @@
 """One picture of a loop: time to first token by order, and predicted against actual lengths."""
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from training.loop.report import LoopReport, Ranked
-
-_PACE_NOTE: Final = "the engine's own pace moved: arms are not to be compared"
 
 
 def draw(report: LoopReport, path: Path) -> None:
@@ -21,7 +19,7 @@ def draw(report: LoopReport, path: Path) -> None:
         _draw_scatter(axes, ranked, report.max_tokens)
     title = f"{report.engine}, {report.load:g}x capacity, {report.requests} requests a pass, D = "
     title += f"{report.max_overtake_s:g} s"
-    figure.suptitle(f"{title}\n{_PACE_NOTE}" if report.unsteady else title)
+    figure.suptitle(f"{title}\n{report.not_alike}" if report.unsteady else title)
     figure.savefig(path, dpi=120)
 
 

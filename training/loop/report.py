@@ -18,6 +18,8 @@ ORACLE = "oracle-quantile"
 RETRAINED = "retrained"
 # Of the pace, between passes: more than this is not noise.
 _STEADY = 0.1
+# And between arms, on the average of their passes.
+_ALIKE = 0.05
 # There where the model was asked, NaN elsewhere.
 _SIGNAL = FIXED_NAMES.index(SELF_NAMES[0])
 
@@ -89,15 +91,27 @@ class LoopReport(msgspec.Struct, frozen=True):
 
     @property
     def unsteady(self) -> str:
-        """Why arms cannot be compared; empty where they can."""
+        """Which arms cannot be compared with FCFS, and why; empty where the engine kept its pace."""
         moved = max(self.pace) / min(self.pace) - 1
         if moved <= _STEADY:
             return ""
         return (
             f"The engine itself was up to {moved:.0%} faster in one pass than in another "
             f"({', '.join(f'{pace:.0f}' for pace in self.pace)} tokens/s in the order of the passes): something else "
-            "wanted its processor, and arms that ran at different paces are not to be compared."
+            f"wanted its processor. {self.not_alike}."
         )
+
+    @property
+    def not_alike(self) -> str:
+        """The arms in whose passes, on average, the engine was faster or slower than in FCFS's."""
+        paces: dict[str, list[float]] = {}
+        for arm, pace in zip(self.order, self.pace, strict=False):
+            paces.setdefault(arm, []).append(pace)
+        more = {arm: float(np.mean(own) / np.mean(paces["fcfs"])) - 1 for arm, own in paces.items()}
+        apart = ", ".join(f"{arm} ({share:+.0%})" for arm, share in more.items() if abs(share) > _ALIKE)
+        if not apart:
+            return f"Over its passes each arm had FCFS's pace to within {_ALIKE:.0%}"
+        return f"Not to be compared with FCFS, whose passes had another pace: {apart}"
 
     @property
     def gate(self) -> str:
