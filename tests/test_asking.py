@@ -140,7 +140,7 @@ async def arrive(client: Any, headway: Any, texts: list[tuple[str, int]]) -> lis
 async def test_who_is_told_long_lets_others_pass(asking: dict[str, Any]) -> None:
     """A request that its text makes look shorter waits behind another once its model calls it long."""
     model = Model(says("The"))
-    texts = [("running", 1), ("next", 2), ("a", 3), ("b", 4), ("looks short", 500), ("is long", 900)]
+    texts = [("running", 101), ("next", 102), ("a", 103), ("b", 104), ("looks short", 500), ("is long", 900)]
     async with (
         ScriptedEngine(model) as engine,
         proxy_before(engine.url, **asking) as headway,
@@ -149,7 +149,7 @@ async def test_who_is_told_long_lets_others_pass(asking: dict[str, Any]) -> None
         tasks = await arrive(client, headway, texts)
         model.let.release()
         await eventually(
-            lambda: [one.predicted_tokens for one in headway.status().first_waiting] == [3, 4, 900, 8]
+            lambda: [one.predicted_tokens for one in headway.status().first_waiting] == [103, 104, 900, 8]
         )
         for _ in range(5):
             model.let.release()
@@ -180,7 +180,9 @@ async def test_a_request_that_an_engine_has_had_keeps_its_key() -> None:
 
 async def test_a_model_that_never_answers_delays_nobody(asking: dict[str, Any]) -> None:
     """Queries that hang are given up; the requests go their way and are counted late."""
-    served, metrics = await run(Model(), [("a", 1), ("b", 2), ("c", 3), ("d", 4), ("e", 5)], **asking)
+    served, metrics = await run(
+        Model(), [("a", 101), ("b", 102), ("c", 103), ("d", 104), ("e", 105)], **asking
+    )
     assert served == ["a", "b", "c", "d", "e"]
     assert 'headway_self_predictions_total{reason="",result="late"} 1.0' in metrics
 
@@ -188,7 +190,7 @@ async def test_a_model_that_never_answers_delays_nobody(asking: dict[str, Any]) 
 async def test_garbage_changes_nothing(asking: dict[str, Any]) -> None:
     """An answer without log-probabilities is counted and the order stays."""
     served, metrics = await run(
-        Model(reply(b"{}", JSON)), [("a", 1), ("b", 2), ("c", 3), ("d", 4), ("e", 5)], **asking
+        Model(reply(b"{}", JSON)), [("a", 101), ("b", 102), ("c", 103), ("d", 104), ("e", 105)], **asking
     )
     assert served == ["a", "b", "c", "d", "e"]
     assert "headway_self_prediction_failures_total 1.0" in metrics
@@ -197,27 +199,27 @@ async def test_garbage_changes_nothing(asking: dict[str, Any]) -> None:
 async def test_whoever_need_not_wait_is_not_asked_about(asking: dict[str, Any]) -> None:
     """With room at the engine there is nothing to order, so nothing is asked."""
     model = Model(says("Yes"))
-    served, metrics = await run(model, [("a", 1)], **asking)
+    served, metrics = await run(model, [("a", 101)], **asking)
     assert (served, model.queries) == (["a"], [])
     assert 'headway_self_predictions_total{reason="no_wait",result="skipped"} 1.0' in metrics
 
 
-async def test_nobody_is_asked_about_what_is_known(asking: dict[str, Any]) -> None:
-    """Where answers are certain to within what a query costs nothing is asked, and the reason is counted."""
-    texts = [("a", 1), ("b", 2), ("c", 3), ("d", 4), ("e", 5)]
+@pytest.mark.parametrize(("ranker", "most"), [(Told(Certain()), 100), (Told(Unsure()), 12)])
+async def test_nobody_is_asked_about_what_is_known(asking: dict[str, Any], ranker: Fixed, most: int) -> None:
+    """Where a length is certain to within what a query costs, by itself or by the client's limit, none is sent."""
     model = Model(says("Yes"))
     async with (
         ScriptedEngine(model) as engine,
-        proxy_before(engine.url, **asking | {"estimator": Told(Certain())}) as headway,
+        proxy_before(engine.url, **asking | {"estimator": ranker}) as headway,
         session() as client,
     ):
-        tasks = await arrive(client, headway, texts)
+        tasks = await arrive(client, headway, [(text, most + place) for place, text in enumerate("abcde")])
         for _ in tasks:
             model.let.release()
         assert await asyncio.gather(*tasks) == [200] * 5
         assert model.queries == []
-        metrics = await metrics_text(headway)
-    assert 'headway_self_predictions_total{reason="certain",result="skipped"}' in metrics
+        # The first had no queue, and the second was gone before a place fell free.
+        assert 'reason="certain",result="skipped"} 3.0' in await metrics_text(headway)
 
 
 async def test_off_is_off(asking: dict[str, Any]) -> None:
@@ -228,7 +230,7 @@ async def test_off_is_off(asking: dict[str, Any]) -> None:
         proxy_before(engine.url, **asking | {"self_prediction": "off"}) as headway,
         session() as client,
     ):
-        tasks = await arrive(client, headway, [("a", 1), ("b", 2), ("c", 3)])
+        tasks = await arrive(client, headway, [("a", 101), ("b", 102), ("c", 103)])
         for _ in tasks:
             model.let.release()
         assert await asyncio.gather(*tasks) == [200] * 3

@@ -19,7 +19,7 @@ from proxy.metrics import Metrics
 from proxy.ranking import Fixed
 from proxy.settings import Settings
 
-TEXTS = [("a", 1), ("b", 2), ("c", 3), ("d", 4), ("e", 5)]
+TEXTS = [("a", 101), ("b", 102), ("c", 103), ("d", 104), ("e", 105)]
 
 
 def asking(deadline_s: float = 5.0) -> dict[str, Any]:

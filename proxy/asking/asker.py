@@ -18,7 +18,7 @@ from proxy.dispatcher import Dispatcher
 from proxy.engines.registry import Engines
 from proxy.errors import HeadwayError
 from proxy.exchange import Asked, Exchange
-from proxy.ranking import Estimator
+from proxy.ranking import NEUTRAL, Estimator
 from proxy.scheduling.queued import QueuedRequest, State
 
 # A few windows away from its turn a request is near enough; farther off better ones may still come.
@@ -44,8 +44,8 @@ Send = Callable[[SelfQuery, str], Awaitable[bytes]]
 class Candidate(msgspec.Struct, eq=False):
     """A waiting request. `send` puts a query to an engine on its client's account.
 
-    `reason`: why it cannot be asked about; `freed`: places that had become free before it came;
-    `failed`: its query brought nothing.
+    `reason`: why it cannot be asked about; `open_tokens`: how many lie between the bounds of its prediction;
+    `freed`: places that had become free before it came; `failed`: its query brought nothing.
     """
 
     item: QueuedRequest
@@ -53,6 +53,7 @@ class Candidate(msgspec.Struct, eq=False):
     raw: bytes
     send: Send
     reason: str = ""
+    open_tokens: float = 0.0
     freed: int = 0
     asking: bool = False
     failed: bool = False
@@ -111,6 +112,9 @@ class Asker:
     def waits(self, candidate: Candidate) -> None:
         """A request is about to be admitted: it may have to wait."""
         candidate.freed = self._freed
+        candidate.open_tokens = _open_tokens(candidate)
+        if candidate.open_tokens < _WORTH_TOKENS:
+            candidate.reason = _CERTAIN
         self._waiting[candidate.item.seq] = candidate
 
     def leaves(self, item: QueuedRequest) -> None:
@@ -144,11 +148,8 @@ class Asker:
         if skip is not None:
             return
         near = self._near(min(_MOST_NEAR, _NEAR_WINDOWS * slots))
-        found = max(near, key=_open_tokens, default=None)
+        found = max(near, key=lambda candidate: candidate.open_tokens, default=None)
         if found is None:
-            return
-        if _open_tokens(found) < _WORTH_TOKENS:
-            self._why = _CERTAIN
             return
         query = self._query(found, engine)
         if isinstance(query, NoQuery):
@@ -249,6 +250,9 @@ class Asker:
 
 
 def _open_tokens(candidate: Candidate) -> float:
-    """How many tokens lie between the bounds of its prediction."""
-    prediction = candidate.item.prediction
-    return prediction.p90_tokens - prediction.p10_tokens
+    """Where the answer's length may lie, within the client's own limit; 0 where nothing could be made of more."""
+    prediction, body = candidate.item.prediction, candidate.exchange.body
+    if prediction is NEUTRAL:
+        return 0.0
+    limit = (body.token_limit if body else None) or math.inf
+    return min(prediction.p90_tokens, limit) - min(prediction.p10_tokens, limit)
