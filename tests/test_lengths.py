@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from predictor.request import Message as WireMessage
 from predictor.request import Part
 from training.lengths import AnswerLength, LengthTable, conversation_key
-from training.prompts import Message, load_prompts
+from training.prompts import Message, load_calls, load_prompts
 
 
 def write(path: Path, *rows: dict[str, object]) -> Path:
@@ -42,6 +42,27 @@ def test_an_unknown_prompt_is_drawn_from_all_recorded_answers(tmp_path: Path) ->
     assert drawn == [
         table.true_length([Message("user", "tell me a very long story")], d) for d in range(2000)
     ]
+
+
+def test_a_call_is_answered_like_no_other_prompt() -> None:
+    """Every shipped call has an answer of its own, most of them short; who is unknown gets a person's answer."""
+    table = LengthTable.load()
+    calls = [table.true_length(call.messages, 0) for call in load_calls()]
+    assert calls == [table.true_length(call.messages, 1) for call in load_calls()]
+    assert sorted(calls)[len(calls) // 2] <= 4
+    strangers = [table.true_length([Message("user", "never seen")], draw) for draw in range(500)]
+    assert sorted(strangers)[250] > 50
+
+
+def test_a_table_of_calls_is_read_beside_that_of_prompts(tmp_path: Path) -> None:
+    """Recorded together in one file; where a file has none of them, the shipped ones hold."""
+    call = load_calls()[0]
+    rows = [row(0, [77]), {"id": call.id, "prompt_tokens": 9, "output_tokens": [33], "finish": ["stop"]}]
+    both = LengthTable.load(write(tmp_path / "both.jsonl", *rows))
+    assert both.true_length(call.messages, 0) == 33
+    assert {both.true_length([Message("user", "x")], draw) for draw in range(50)} == {77}
+    people = LengthTable.load(write(tmp_path / "people.jsonl", row(0, [77])))
+    assert people.true_length(call.messages, 0) == LengthTable.load().true_length(call.messages, 0)
 
 
 @given(st.integers(), st.integers(-(2**63), 2**63))

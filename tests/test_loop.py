@@ -1,5 +1,6 @@
 """The loop's report: passes averaged, shares of the oracle's gain, a picture; halves that share no prompt."""
 
+from collections import Counter
 from pathlib import Path
 
 import msgspec
@@ -86,6 +87,13 @@ def test_what_is_learned_from_is_not_measured_on(calls: float) -> None:
     assert not {one.id for one in learn} & {one.id for one in measure}
     some = choose("train", 200, 1, calls)
     assert len({one.id for one in some}) == 200
+
+
+@pytest.mark.parametrize("calls", [0.0, 1.0])
+def test_nothing_comes_twice_before_all_have_come_once(calls: float) -> None:
+    """However many are asked for, of one sort each comes as often as any other, or once more."""
+    often = Counter(one.id for one in choose("train", 2_000, 1, calls)).values()
+    assert max(often) - min(often) <= 1
 
 
 def test_calls_are_their_share_and_come_among_the_others() -> None:

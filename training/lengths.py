@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from training.prompts import Prompt, load_calls, load_prompts
+from training.prompts import load_calls, load_prompts
 
 
 class Turn(Protocol):
@@ -87,15 +87,17 @@ class LengthTable:
 
     @classmethod
     def load(cls, path: Path | None = None, seed: int = 0) -> "LengthTable":
-        """The table that ships with Headway, or one recorded by `training.record_lengths`.
+        """The table that ships with Headway, or one recorded by `training.record_lengths`: of people's prompts, and
+        of calls if they are in it.
 
         FileNotFoundError without one; ValueError, which names the file, where it cannot be read as one.
         """
         own = path or _shipped("lengths.jsonl")
-        calls = {} if path else _answers(_shipped("call-lengths.jsonl"), load_calls())
-        recorded = _answers(own, load_prompts())
+        called = {conversation_key(call.messages) for call in load_calls()}
+        answers = _answers(own)
+        calls = {key: answers.pop(key) for key in called & answers.keys()}
         try:
-            return cls(recorded, seed, calls)
+            return cls(answers, seed, calls or _answers(_shipped("call-lengths.jsonl")))
         except ValueError as error:
             raise ValueError(f"{own}: {error}") from error
 
@@ -114,8 +116,8 @@ def _shipped(name: str) -> Traversable:
     return files("training").joinpath("data", name)
 
 
-def _answers(source: Traversable, prompts: Iterable[Prompt]) -> dict[bytes, tuple[AnswerLength, ...]]:
-    conversations = {prompt.id: conversation_key(prompt.messages) for prompt in prompts}
+def _answers(source: Traversable) -> dict[bytes, tuple[AnswerLength, ...]]:
+    conversations = {one.id: conversation_key(one.messages) for one in (*load_prompts(), *load_calls())}
     try:
         rows = msgspec.json.Decoder(RecordedLengths).decode_lines(source.read_bytes())
         return {conversations[row.id]: row.answers() for row in rows}

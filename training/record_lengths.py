@@ -62,7 +62,7 @@ def main() -> int:
     parser.add_argument("--url", required=True)
     parser.add_argument("--model", required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--calls", action="store_true", help="what programs send, not what people write")
+    parser.add_argument("--of", choices=("prompts", "calls"), default="prompts", help="people's or programs'")
     parser.add_argument("--samples", type=int, default=2)
     parser.add_argument("--max-tokens", type=int, default=512)
     parser.add_argument("--temperature", type=float, default=0.2)
@@ -78,7 +78,7 @@ def main() -> int:
         "repetition_penalty": args.repetition_penalty,
     }
     started = time.monotonic()
-    prompts = (load_calls() if args.calls else load_prompts())[:: args.every]
+    prompts = (load_calls() if args.of == "calls" else load_prompts())[:: args.every]
     rows = asyncio.run(
         record(args.url, args.model, prompts, body, samples=args.samples, concurrency=args.concurrency)
     )

@@ -25,7 +25,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
         "--calls", type=_share, default=0.6, metavar="SHARE",
         help="of all requests, what programs send (answers of a word or two); the rest is what people write",
     )  # fmt: skip
-    # At 256 the recorded lengths differ so little that true ones give 1.6 to 1.7 times, at 512 about 2.
+    # At 256 people's prompts alone differ so little that true lengths give 1.6 to 1.7 times, at 512 about 2.
     add("--max-tokens", type=_count, default=512, help="cap of every answer")
     add("--learn", type=_count, default=600, help="requests of the training half that are learned from")
     add("--requests", type=_count, help="requests per measured pass; default: what fits into the time")

@@ -38,8 +38,8 @@ def tokens_to_make(slots: int, pairs: int) -> int:
 
 
 def order_of(pairs: int) -> tuple[str, ...]:
-    """Pairs of arms, turned round in the order of Thue and Morse: neither an engine that slows down nor one that
-    does so ever faster favours an arm."""
+    """Pairs of arms, turned round in the order of Thue and Morse: with a multiple of four neither an engine that slows
+    down evenly nor one that does so ever faster favours an arm; with two, or six, the first does not."""
     turned = ((HEADWAY, DIRECT) if pair.bit_count() % 2 else (DIRECT, HEADWAY) for pair in range(pairs))
     return tuple(arm for pair in turned for arm in pair)
 

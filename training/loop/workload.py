@@ -13,9 +13,10 @@ def choose(split: Split, count: int, seed: int, calls: float) -> list[Prompt]:
     """
     dice = random.Random(seed)
     called = round(calls * count)
-    mixed = _some(load_calls, split, called, dice) + _some(load_prompts, split, count - called, dice)
-    dice.shuffle(mixed)
-    return mixed
+    programs = iter(_some(load_calls, split, called, dice))
+    people = iter(_some(load_prompts, split, count - called, dice))
+    places = set(dice.sample(range(count), called))
+    return [next(programs if place in places else people) for place in range(count)]
 
 
 def _some(
