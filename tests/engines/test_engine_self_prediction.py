@@ -7,13 +7,14 @@ import aiohttp
 import msgspec
 import pytest
 from crowd import SLOTS, chat, client, eventually, headway_before, on, send
+from msgspec.structs import replace
 from real_engines import EngineUnderTest
 
-from predictor.request import Api
+from predictor.request import Api, InferenceRequest
 from predictor.self_query import ENDS, OPENINGS, SELF_NAMES, NoQuery, SelfQuery, build_query, read_signals
 from proxy.app import Headway
 from proxy.dialects import decode_answer
-from proxy.ranking import Ranking
+from proxy.ranking import Estimate, Ranking
 
 pytestmark = pytest.mark.engines
 
@@ -97,6 +98,14 @@ def told_of(headway: Headway) -> dict[tuple[str, ...], float]:
     }
 
 
+class Unsure(Ranking):
+    """Ranks as installed, and says that an answer may be of any length that its limit allows."""
+
+    def estimate(self, request: InferenceRequest) -> Estimate:
+        found = super().estimate(request)
+        return replace(found, prediction=replace(found.prediction, p10_tokens=0.0))
+
+
 @on("vllm", "sglang")
 async def test_who_waits_is_asked_about_and_finds_its_prompt_cached(
     real: EngineUnderTest, tmp_path: Path
@@ -109,7 +118,7 @@ async def test_who_waits_is_asked_about_and_finds_its_prompt_cached(
         | {"messages": [{"role": "user", "content": f"{place} {_WORDS * 12}0.5"}]}
         for place in range(5 * SLOTS)
     ]
-    ranking = Ranking()
+    ranking = Unsure()
     assert ranking.load()
     async with headway_before(
         real,
