@@ -9,8 +9,10 @@ from .kubelet import Node, Pod
 from .local_pods import PATIENCE_S, QUICK, Ports, gateway, stack
 from .rendering import IMAGE, only, render
 
-# Between the signal and the refusals a request is to be served: time enough for one on a busy machine.
-LONGER = "drainDelaySeconds=4"
+# Between the signal and the refusals a request is to be served, and the answers in hand are to outlast both: time
+# enough for either on a busy machine.
+LONGER = "drainDelaySeconds=3"
+IN_HAND_TOKENS = 2000
 
 
 async def answer_of(url: str, tokens: int) -> str:
@@ -32,8 +34,8 @@ async def answer_of(url: str, tokens: int) -> str:
 
 
 async def streams(pod: Pod, count: int) -> list[asyncio.Task[str]]:
-    """So many answers of 600 tokens, all inside the proxy or at the engine."""
-    asked = [asyncio.create_task(answer_of(url_of(pod), 600)) for _ in range(count)]
+    """So many long answers, all inside the proxy or at the engine."""
+    asked = [asyncio.create_task(answer_of(url_of(pod), IN_HAND_TOKENS)) for _ in range(count)]
     async with asyncio.timeout(PATIENCE_S), aiohttp.ClientSession() as client:
         in_hand = 0
         while in_hand < count:
