@@ -167,21 +167,26 @@ def test_refusals_leave_no_more_than_the_latest(tmp_path: Path, caplog: pytest.L
     assert not caplog.records
 
 
+def nothing_changes(state: Path, serves: str, other: str, error: type[Exception]) -> None:
+    """Neither the other's publication nor a rollback goes through: an error, and pointer and journal are as before."""
+    before = journal_path(state).read_bytes()
+    for change in (lambda: publish(state, decided(other), expected=serves), lambda: roll_back(state)):
+        with pytest.raises(error, match="No space left"):
+            change()
+        assert read_pointer(state, Role.CHAMPION) == serves
+        assert journal_path(state).read_bytes() == before
+
+
 def test_a_full_journal_changes_nobody_who_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The disk refuses the decision, of a publication or a rollback: an OSError, and pointer, journal and way back
     are as before; old artifacts go all the same. When the disk has room again both go through."""
     one, two = (adopt(tmp_path, artifact_called(name, tmp_path)) for name in ("one", "two"))
     publish(tmp_path, decided(one), expected=None)
-    before = journal_path(tmp_path).read_bytes()
     old = [adopt(tmp_path, artifact_called(f"old{number}", tmp_path)) for number in range(KEEP)]
     _old(*(artifact_directory(tmp_path, one) for one in old[:2]))
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", _full)
-        for change in (lambda: publish(tmp_path, decided(two), expected=one), lambda: roll_back(tmp_path)):
-            with pytest.raises(OSError, match="No space left"):
-                change()
-            assert read_pointer(tmp_path, Role.CHAMPION) == one
-            assert journal_path(tmp_path).read_bytes() == before
+        nothing_changes(tmp_path, one, two, OSError)
     assert not {old[0], old[1]} & set(stored(tmp_path))
     publish(tmp_path, decided(two), expected=one)
     assert roll_back(tmp_path).artifact == one
@@ -195,7 +200,6 @@ def test_a_pointer_that_is_refused_is_no_decision(
     who served still serves, and the journal says nothing else."""
     one, two = (adopt(tmp_path, artifact_called(name, tmp_path)) for name in ("one", "two"))
     publish(tmp_path, decided(one), expected=None)
-    before = journal_path(tmp_path).read_bytes()
 
     def refuse(state: Path, role: Role, artifact_id: str | None) -> None:
         if already_there:
@@ -203,11 +207,7 @@ def test_a_pointer_that_is_refused_is_no_decision(
         raise RegistryError("cannot write: No space left")
 
     monkeypatch.setattr(store, "write_pointer", refuse)
-    for change in (lambda: publish(tmp_path, decided(two), expected=one), lambda: roll_back(tmp_path)):
-        with pytest.raises(RegistryError, match="No space left"):
-            change()
-        assert read_pointer(tmp_path, Role.CHAMPION) == one
-        assert journal_path(tmp_path).read_bytes() == before
+    nothing_changes(tmp_path, one, two, RegistryError)
 
 
 def test_a_kill_between_line_and_pointer_leaves_the_way_back_true(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from training.prompts import load_calls, load_prompts
+from training.prompts import Prompt, load_calls, load_prompts
 
 
 class Turn(Protocol):
@@ -93,11 +93,11 @@ class LengthTable:
         FileNotFoundError without one; ValueError, which names the file, where it cannot be read as one.
         """
         own = path or _shipped("lengths.jsonl")
-        called = {conversation_key(call.messages) for call in load_calls()}
-        answers = _answers(own)
-        calls = {key: answers.pop(key) for key in called & answers.keys()}
+        calls_by_id, prompts_by_id = _keys(load_calls()), _keys(load_prompts())
+        answers = _answers(own, prompts_by_id | calls_by_id)
+        calls = {key: answers.pop(key) for key in answers.keys() & calls_by_id.values()}
         try:
-            return cls(answers, seed, calls or _answers(_shipped("call-lengths.jsonl")))
+            return cls(answers, seed, calls or _answers(_shipped("call-lengths.jsonl"), calls_by_id))
         except ValueError as error:
             raise ValueError(f"{own}: {error}") from error
 
@@ -116,11 +116,14 @@ def _shipped(name: str) -> Traversable:
     return files("training").joinpath("data", name)
 
 
-def _answers(source: Traversable) -> dict[bytes, tuple[AnswerLength, ...]]:
-    conversations = {one.id: conversation_key(one.messages) for one in (*load_prompts(), *load_calls())}
+def _keys(prompts: Iterable[Prompt]) -> dict[str, bytes]:
+    return {prompt.id: conversation_key(prompt.messages) for prompt in prompts}
+
+
+def _answers(source: Traversable, key_by_id: Mapping[str, bytes]) -> dict[bytes, tuple[AnswerLength, ...]]:
     try:
         rows = msgspec.json.Decoder(RecordedLengths).decode_lines(source.read_bytes())
-        return {conversations[row.id]: row.answers() for row in rows}
+        return {key_by_id[row.id]: row.answers() for row in rows}
     except KeyError as error:
         raise ValueError(f"{source}: no shipped prompt has the id {error}; record the table anew") from error
     except (msgspec.DecodeError, ValueError) as error:
