@@ -9,7 +9,7 @@ from predictor.records import RECORD_VERSION, Outcome, TrafficRecord
 from predictor.request import Api, RequestBody, prompt_characters
 from proxy.answers import Usage
 from proxy.identity import Identity
-from proxy.ranking import Estimate
+from proxy.ranking import NEUTRAL, Estimate
 
 _LONGEST_LOGGED_CHARACTERS: Final = 1 << 18
 
@@ -84,6 +84,7 @@ class Exchange(msgspec.Struct, eq=False):
         body = self.body or RequestBody()
         usage = self.usage or Usage()
         features = self.estimate.features if self.estimate else None
+        predicted = self.estimate.prediction if self.estimate else NEUTRAL
         return TrafficRecord(
             request_id=self.request_id,
             version=RECORD_VERSION,
@@ -99,8 +100,8 @@ class Exchange(msgspec.Struct, eq=False):
             policy=policy,
             mode=mode,
             artifact=artifact,
-            quantile=self.estimate.prediction.quantile if self.estimate else None,
-            predicted_tokens=self.estimate.prediction.tokens if self.estimate else None,
+            quantile=None if predicted is NEUTRAL else predicted.quantile,
+            predicted_tokens=None if predicted is NEUTRAL else predicted.tokens,
             schema=features.schema.id if features else None,
             features=features.to_bytes() if features else None,
             key_us=self.key_us,

@@ -17,6 +17,7 @@ from training.registry.journal import (
     locked,
     read_decisions,
     recorded,
+    worked_through,
     write_decision,
 )
 
@@ -42,6 +43,19 @@ def test_a_line_that_was_cut_short_costs_itself_alone(tmp_path: Path) -> None:
         file.write(b'{"action": "retr')
     second = write_decision(tmp_path, decided(Outcome.PUBLISHED, "b"))
     assert read_decisions(tmp_path) == [first, second]
+
+
+def test_a_log_is_worked_through_once_it_was_decided_on() -> None:
+    """By a retraining that came to its end: not by weighing what somebody else has trained, nor by one that was killed
+    between its line and its pointer."""
+    first = Decision(action="retrain", outcome=Outcome.REFUSED, reason="", newest="1:a")
+    by_hand = Decision(action="publish", outcome=Outcome.REFUSED, reason="", newest="2:b")
+    last = Decision(action="retrain", outcome=Outcome.PUBLISHED, reason="", newest="3:c", artifact="new")
+    assert worked_through([first, by_hand, last], "new") == {"1:a", "3:c"}
+    assert worked_through([first, by_hand, last], "old") == {"1:a"}
+    rolled_back = Decision(action="rollback", outcome=Outcome.ROLLED_BACK, reason="", artifact="old")
+    assert worked_through([last, rolled_back], "old") == {"3:c"}
+    assert worked_through([], None) == set()
 
 
 def test_the_way_back_forgets_who_was_rolled_back() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from logged_traffic import artifact_called
+from msgspec.structs import replace
 
 from predictor.artifact import load_artifact
 from predictor.errors import PredictorError
@@ -109,12 +110,13 @@ def test_a_refusal_points_at_nobody(tmp_path: Path) -> None:
 
 
 def test_a_champion_that_came_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
-    """The gate compared with somebody who does not serve any more: the decision becomes a refusal."""
+    """The gate compared with somebody who does not serve any more: the decision becomes a refusal, after which the
+    same log may be worked through again."""
     one, two = (adopt(tmp_path, artifact_called(name, tmp_path)) for name in ("one", "two"))
     publish(tmp_path, decided(one), expected=None)
-    late = publish(tmp_path, decided(two), expected=None)
-    assert late.outcome is Outcome.REFUSED
-    assert "meanwhile" in late.reason
+    late = publish(tmp_path, replace(decided(two), newest="1:r"), expected=None)
+    assert (late.outcome, late.newest) == (Outcome.REFUSED, "")
+    assert "meanwhile; run it again" in late.reason
     assert read_pointer(tmp_path, Role.CHAMPION) == one
 
 

@@ -78,6 +78,7 @@ def test_the_second_of_two_says_so(tmp_path: Path, capsys: pytest.CaptureFixture
         (["--from", "sqlite:////nowhere.db"], "no such file"),
         (["--rows", "0"], "--rows must be at least 1"),
         (["--max-extra-delay", "-1"], "--max-extra-delay must be"),
+        (["--nice", "-1"], "--nice must be at least 0"),
         (["--engine-profile", "abacus"], "no engine profile 'abacus'"),
     ],
 )

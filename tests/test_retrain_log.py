@@ -54,6 +54,28 @@ def test_lost_requests_are_counted(tmp_path: Path) -> None:
     assert log.weight[predicted > 0.9].mean() > 1.5 * log.weight[predicted < 0.5].mean()
 
 
+def test_an_answer_that_nobody_predicted_is_not_lost(tmp_path: Path) -> None:
+    """Served while the ranker rested: no features to learn from, but it was answered, and nobody stands for it."""
+    source = write_log(tmp_path, 400)
+    database = open_store(tmp_path / "traffic.db")
+    answered = [
+        TrafficRecord(f"x{number}", 1_000_000 * number + 1, "chat", Outcome.COMPLETED, quantile=0.5, output_tokens=9)
+        for number in range(100)
+    ]
+    write_records(database, answered, {})
+    database.close()
+    log = read_log(source, most=1000)
+    assert log.lost == 0
+    assert set(log.weight) == {1.0}
+
+
+def test_answers_without_a_prediction_say_nothing_of_those_predicted_long() -> None:
+    """A hundred of them beside ten that were predicted long, of whom half were lost: the ten count double."""
+    answered = np.array([0.1] * 90 + [0.95] * 10 + [np.nan] * 100)
+    weight = completion_weights(answered, np.full(10, 0.95))
+    assert weight[90] / weight[0] == pytest.approx(21 / 11)
+
+
 def test_useless_logs_are_told_apart(tmp_path: Path) -> None:
     """Missing, empty, too short, of one length, no database: each has its one line."""
     for name in ("few", "alike", "empty"):

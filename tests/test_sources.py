@@ -4,6 +4,7 @@ import contextlib
 import gzip
 import json
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 
 from predictor.records import Outcome, TrafficRecord
 from predictor.traffic_store import open_store, write_records
-from training.sources import DataError, fingerprint, read_source
+from training.sources import DataError, fingerprint, read_source, read_traffic
 
 ROWS = [{"prompt": "Hello", "output_tokens": 5}, {"prompt": "World", "output_tokens": 7, "max_tokens": 9}]
 
@@ -197,6 +198,20 @@ def test_damaged_pages_are_one_clear_error(tmp_path: Path) -> None:
     path.write_bytes(content[:middle] + b"\xff" * 65536 + content[middle + 65536 :])
     with pytest.raises(DataError, match=r"t\.db: not a readable traffic log: .*malformed"):
         read(source)
+
+
+def test_rows_from_the_future_are_left_out_of_a_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A clock that was ahead for an hour must not make its rows the newest for ever; it is said how many there are."""
+    now_us = time.time_ns() // 1000
+    with contextlib.closing(open_store(tmp_path / "t.db")) as database:
+        records = [
+            TrafficRecord(f"r{hours}", now_us + hours * 3600 * 10**6, "chat", Outcome.COMPLETED)
+            for hours in (-2, -1, 1, 50_000)
+        ]
+        write_records(database, records, {})
+    found = [one.record.request_id for one in read_traffic(f"sqlite:///{tmp_path}/t.db")]
+    assert found == ["r-2", "r-1"]
+    assert "requests dated later than now left out: 2" in caplog.text
 
 
 def test_a_fingerprint_tells_contents_apart(tmp_path: Path) -> None:

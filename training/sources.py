@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import sqlite3
+import time
 import zlib
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -23,6 +24,8 @@ from predictor.traffic_store import read_records, read_schemas
 from predictor.traffic_stream import read_stream
 
 _LOG: Final = logging.getLogger("headway.training")
+# The clocks of proxies and trainers may differ by so much.
+_SKEW_S: Final = 60.0
 Row = dict[str, Any]
 
 
@@ -150,10 +153,12 @@ def is_traffic(source: str) -> bool:
 
 
 def read_traffic(source: str) -> Iterator[LoggedRequest]:
-    """Every request of a traffic log, oldest first, however it ended. Raises DataError."""
+    """Every request of a traffic log up to now, oldest first, however it ended. Raises DataError."""
     if source.startswith("sqlite:///"):
-        return _read_sqlite(Path(source.removeprefix("sqlite:///")))
-    return _read_redis(source)
+        found = _read_sqlite(Path(source.removeprefix("sqlite:///")))
+    else:
+        found = _read_redis(source)
+    return _so_far(found, shown(source), time.time())
 
 
 def shown(source: str) -> str:
@@ -178,6 +183,18 @@ def _read_sqlite(path: Path) -> Iterator[LoggedRequest]:
         raise DataError(f"{source}: not a readable traffic log: none of {damaged.total} rows is a record")
     if damaged.total:
         _LOG.warning("%s: damaged rows left out: %d", source, damaged.total)
+
+
+def _so_far(requests: Iterator[LoggedRequest], name: str, now_s: float) -> Iterator[LoggedRequest]:
+    """Without those dated later than now: what a clock that was ahead has written would be the newest for ever."""
+    latest_us, ahead = (now_s + _SKEW_S) * 1e6, 0
+    for request in requests:
+        if request.record.arrival_us <= latest_us:
+            yield request
+        else:
+            ahead += 1
+    if ahead:
+        _LOG.warning("%s: requests dated later than now left out: %d", name, ahead)
 
 
 def _read_redis(source: str) -> Iterator[LoggedRequest]:

@@ -16,6 +16,7 @@ from predictor.order import Order
 from predictor.registry import journal_path, models_directory
 
 _MOST_SHOWN_BYTES: Final = 64 << 20
+RETRAIN: Final = "retrain"
 
 
 class BusyError(Exception):
@@ -132,6 +133,17 @@ def write_lines(state: Path, lines: Sequence[bytes]) -> None:
     aside = path.with_suffix(".new")
     aside.write_bytes(b"".join(line + b"\n" for line in lines))
     aside.replace(path)
+
+
+def worked_through(decisions: Sequence[Decision], champion: str | None) -> set[str]:
+    """`newest` of all logs that a retraining has made something of.
+
+    A process that was killed between its line and the pointer has not: whom the last line publishes does not serve.
+    """
+    last = decisions[-1] if decisions else None
+    killed = last is not None and last.outcome is Outcome.PUBLISHED and last.artifact != champion
+    done = decisions[:-1] if killed else decisions
+    return {one.newest for one in done if one.action == RETRAIN and one.newest}
 
 
 def champions_before(decisions: list[Decision], champion: str | None) -> list[str | None]:

@@ -101,7 +101,8 @@ def _publish(state: Path, decision: Decision, expected: str | None) -> Decision:
     champion = read_pointer(state, Role.CHAMPION)
     if role is Role.CHAMPION and champion != expected:
         reason = f"the champion changed to {champion or 'the default'} meanwhile; run it again"
-        return write_decision(state, replace(decision, outcome=Outcome.REFUSED, reason=reason))
+        again = replace(decision, outcome=Outcome.REFUSED, reason=reason, newest="")
+        return write_decision(state, again)
     _check_there(state, decision.artifact)
     return _point(state, role, replace(decision, replaced=champion))
 

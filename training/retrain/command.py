@@ -20,7 +20,7 @@ from training.retrain.log import FEWEST_ROWS
 from training.sources import DataError
 
 _WIDTH: Final = 110
-_NOTHING_NEW: Final = "Nothing new in the traffic log since the last decision: nothing to do."
+_NOTHING_NEW: Final = "Nothing new in the traffic log since the last decision: nothing to do (--force does it all the same)."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,11 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Retrain and report; 1 and one line on stderr where it could not, and then nothing has changed."""
-    os.nice(args.nice)
     try:
         place = place_of(args)
+        plan = plan_of(args, place)
+        os.nice(args.nice)
         with show_progress() as steps, shared(place):
-            decision = retrain(plan_of(args, place), steps)
+            decision = retrain(plan, steps)
     except (DataError, PredictorError, BusyError, ValueError) as error:
         print(f"headway retrain: {error}", file=sys.stderr)
         return 1
@@ -77,6 +78,8 @@ def plan_of(args: argparse.Namespace, place: Place) -> Plan:
         raise ValueError("--rows must be at least 1, --min-rows at least 20, --replay-requests at least 100")
     if args.max_extra_delay is not None and not 0 <= args.max_extra_delay < 1e9:
         raise ValueError("--max-extra-delay must be a number of seconds, 0 or more")
+    if args.nice < 0:
+        raise ValueError("--nice must be at least 0")
     return Plan(
         state=place.state,
         source=args.source or place.source,

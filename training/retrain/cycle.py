@@ -23,7 +23,15 @@ from training.profiles import EngineProfile, profile_named
 from training.progress import Steps
 from training.ranking_metrics import bootstrap_interval, kendall_tau_b
 from training.registry.gate import Showing, judge, reason
-from training.registry.journal import Decision, Figures, Outcome, locked, read_decisions
+from training.registry.journal import (
+    RETRAIN,
+    Decision,
+    Figures,
+    Outcome,
+    locked,
+    read_decisions,
+    worked_through,
+)
 from training.registry.store import adopt, publish, staging
 from training.replay.tune import Tuning
 from training.retrain.crowd import Crowd
@@ -68,9 +76,9 @@ def retrain(plan: Plan, steps: Steps) -> Decision | None:
     started = time.monotonic()
     with locked(plan.state, LOCK, wait=False):
         log = read_log(plan.source, plan.most_rows, fewest=plan.fewest_rows, advance=steps.stage("reading"))
-        if not plan.force and log.newest in {one.newest for one in read_decisions(plan.state)}:
-            return None
         champion_id = read_pointer(plan.state, Role.CHAMPION)
+        if not plan.force and log.newest in worked_through(read_decisions(plan.state), champion_id):
+            return None
         rivals = load_rivals(plan.state, champion_id)
         bundle, notes = train(
             log.train, rivals[0].head, objective=_OBJECTIVE, seed=plan.seed, steps=steps, weight=log.weight
@@ -166,7 +174,7 @@ class _Trial(NamedTuple):
         rng = np.random.default_rng(self.seed)
         fcfs = self.crowd.scene(ours.predictions, "candidate").fcfs_figures
         return Decision(
-            action="retrain",
+            action=RETRAIN,
             outcome=Outcome.PUBLISHED if passed else Outcome.REFUSED,
             reason=reason(judged, mine.gain_s),
             trained_on=len(self.log.train),
@@ -198,7 +206,7 @@ def _named(rivals: Sequence[Artifact], held: Dataset) -> list[tuple[str, Known]]
 
 
 def _profile(plan: Plan, log: Log) -> EngineProfile:
-    return profile_seen(log.older) if plan.profile == "auto" else profile_named(plan.profile)
+    return profile_seen([*log.older, *log.records]) if plan.profile == "auto" else profile_named(plan.profile)
 
 
 def _compared_under(tuning: Tuning) -> tuple[str, float]:

@@ -1,5 +1,6 @@
 """The engine behind a traffic log: the profile that is most like it, scaled to the pace that the log shows."""
 
+import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -15,40 +16,57 @@ _COSTS: Final = ("base_s", "prefill_token_s", "decode_sequence_s", "kv_token_s")
 # A queue is where the tenth of requests that wait longest wait this share of an answer's time.
 _QUEUED_SHARE: Final = 0.05
 _UNKNOWN: Final = PROFILES["h100-8b"]
+# No engine has a longer context; a larger request is a broken record.
+_LONGEST: Final = 1 << 20
 
 
 def profile_seen(records: Sequence[TrafficRecord]) -> EngineProfile:
-    """Time per output token and concurrency choose and scale a profile; h100-8b where too few streams tell.
+    """Time per output token and concurrency choose and scale a profile; h100-8b where too few answers tell.
 
-    Where requests queued, so many as ran at once are taken for the engine's slots.
+    Where requests queued, so many as ran at once are taken for the engine's slots. What was served fits: its context
+    is as long as the longest request, its cache as large as those that ran at once.
     """
-    streams = [one for one in records if _tells(one)]
-    if len(streams) < _FEWEST:
+    telling = [one for one in records if _tells(one)]
+    streams = [one for one in telling if one.stream]
+    # An answer that came at once tells its prefill too: only where there is nothing better.
+    seen = streams if len(streams) >= _FEWEST else telling
+    if len(seen) < _FEWEST:
         return _UNKNOWN
-    token_s = float(np.median([_token_s(one) for one in streams]))
-    running = _running(streams) / len({one.replica for one in streams})
-    context = float(np.mean([(one.prompt_tokens or 0) + (one.output_tokens or 0) / 2 for one in streams]))
+    token_s = float(np.median([_token_s(one) for one in seen]))
+    running = _running(seen) / len({one.replica for one in seen})
+    context = float(np.mean([(one.prompt_tokens or 0) + (one.output_tokens or 0) / 2 for one in seen]))
+    longest = max(size for one in records if one.output_tokens and (size := _size(one)) <= _LONGEST)
     ratios = {name: token_s / _modelled_s(one, running, context) for name, one in PROFILES.items()}
     nearest = min(ratios, key=lambda name: abs(np.log(ratios[name])))
-    scaled = {cost: getattr(PROFILES[nearest], cost) * ratios[nearest] for cost in _COSTS}
-    slots = max(1, round(running)) if _queued(streams) else PROFILES[nearest].max_num_seqs
-    budget = max(slots, PROFILES[nearest].max_num_batched_tokens)
+    base = PROFILES[nearest]
+    scaled = {cost: getattr(base, cost) * ratios[nearest] for cost in _COSTS}
+    slots = max(1, round(running)) if _queued(seen) else base.max_num_seqs
+    blocks = math.ceil(max(longest, running * context) / base.block_size)
     return msgspec.structs.replace(
-        PROFILES[nearest],
+        base,
         name=f"{nearest} x {ratios[nearest]:.3g}, {slots} slots",
+        num_blocks=max(blocks, base.num_blocks),
+        max_model_len=max(longest, base.max_model_len),
         max_num_seqs=slots,
-        max_num_batched_tokens=budget,
+        max_num_batched_tokens=max(slots, base.max_num_batched_tokens),
         **scaled,
     )
 
 
 def _tells(one: TrafficRecord) -> bool:
-    known = None not in (one.queue_s, one.ttft_s, one.e2e_s)
-    return known and one.stream and (one.output_tokens or 0) >= _MANY_TOKENS and _token_s(one) > 0
+    # What waits inside the engine leaves no trace in an answer that comes at once.
+    known = None not in (one.queue_s, one.ttft_s, one.e2e_s) and (one.stream or one.mode != "engine")
+    sizes = (one.output_tokens or 0) >= _MANY_TOKENS and _size(one) <= _LONGEST
+    return known and sizes and _token_s(one) > 0
+
+
+def _size(one: TrafficRecord) -> int:
+    return (one.prompt_tokens or 0) + (one.output_tokens or 0)
 
 
 def _token_s(one: TrafficRecord) -> float:
-    return ((one.e2e_s or 0.0) - (one.ttft_s or 0.0)) / ((one.output_tokens or 2) - 1)
+    before_s, tokens = (one.ttft_s, (one.output_tokens or 2) - 1) if one.stream else (one.queue_s, one.output_tokens)
+    return ((one.e2e_s or 0.0) - (before_s or 0.0)) / (tokens or 1)
 
 
 def _running(streams: Sequence[TrafficRecord]) -> float:

@@ -51,8 +51,8 @@ def read_log(
         advance()
         total += 1
         newest = f"{request.record.arrival_us}:{request.record.request_id}"
-        if request.record.outcome is Outcome.COMPLETED and request.names:
-            answered.append(request)
+        if request.record.outcome is Outcome.COMPLETED:
+            answered += [request] if request.names else []
         elif request.record.quantile is not None:
             lost.append(request.record)
     if not total:
@@ -117,7 +117,7 @@ def completion_weights(answered: DoubleArray, lost: DoubleArray) -> DoubleArray:
     """
     bins = np.linspace(0, 1, _BINS + 1)[1:-1]
     place = np.digitize(answered, bins)
-    there = np.bincount(place, minlength=_BINS)
+    there = np.bincount(place[np.isfinite(answered)], minlength=_BINS)
     gone = np.bincount(np.digitize(lost[np.isfinite(lost)], bins), minlength=_BINS)
     weight = np.minimum(_MOST_WEIGHT, (there + gone + 1) / (there + 1))[place]
     weight[np.isnan(answered)] = 1.0
