@@ -13,7 +13,7 @@ from training.replay.predictions import Distortion, distorted, oracle, synthetic
 from training.replay.scene import Knobs, Scene, capacity_per_s, fitted_boost
 from training.replay.simulate import Jobs, Pool
 from training.replay.tune import WHOLE_GRID, Limits, choose, tune
-from training.replay.verdict import verdict
+from training.replay.verdict import logged_wait, verdict
 from training.replay.workload import Item, Workload
 
 POOL = Pool(profile_named("demo"))
@@ -63,6 +63,23 @@ def test_alike_answers_and_empty_queues_need_no_headway() -> None:
     assert "too alike" in verdict(alike.fcfs_figures, best, None, 1.0)
     idle = scene_of(LENGTHS, at_s=10.0)
     assert "hardly anybody queues" in verdict(idle.fcfs_figures, idle.fcfs_figures, None, 1.0)
+
+
+def test_a_promise_is_made_by_those_alone_who_keep_it() -> None:
+    """Shortest first bounds nothing, and the verdict on it says so."""
+    scene = scene_of(LENGTHS)
+    best = scene.figures("oracle-sjf", Knobs(1.0))
+    ours = msgspec.structs.replace(best, policy="sjf", overtaken_s=77.0)
+    assert "no bound on being overtaken (77 s here)" in verdict(scene.fcfs_figures, best, ours, 1.0)
+    bounded = msgspec.structs.replace(best, policy="quantile", overtaken_s=0.5)
+    assert "nobody overtaken by more than 1 s" in verdict(scene.fcfs_figures, best, bounded, 1.0)
+
+
+def test_a_log_speaks_for_its_own_load() -> None:
+    """The load of a replay is asked for; whether anybody queued at the operator's own is read off the log."""
+    assert "hardly anybody queued" in logged_wait([(0.01, 5.0)] * 30)
+    assert "requests did queue: wait 3.00 s in the mean" in logged_wait([(3.0, 8.0), (None, 8.0), (1.0, None)] * 20)
+    assert logged_wait([(3.0, 8.0)] * 5) == logged_wait([]) == ""
 
 
 def test_a_bad_ranker_is_called_bad() -> None:

@@ -65,8 +65,7 @@ def test_a_traffic_log_gives_times_predictions_and_features(tmp_path: Path) -> N
     first, second = workload.items
     assert (first.prompt_tokens, first.output_tokens, first.at_s, first.quantile) == (9, 4, 1.0, None)
     assert (second.quantile, second.tokens) == (0.25, 4.0)
-    assert second.features is not None
-    assert second.features["one"] == 1.5
+    assert (second.features, second.names) == (values, ("one", "two"))
     assert workload.skipped == 1
 
 
@@ -102,6 +101,22 @@ def test_damaged_files_are_clear_errors(tmp_path: Path) -> None:
     for source in (f"sqlite:///{tmp_path}/log.db", f"sqlite:///{tmp_path}/none.db", f"{tmp_path}/none.csv"):
         with pytest.raises(DataError, match=r"log\.db|none"):
             read_workload(source)
+
+
+def test_of_a_log_the_latest_are_replayed(tmp_path: Path) -> None:
+    """What traffic was like a month ago tells nobody how to order today's; and a long log needs no more memory."""
+    database = open_store(tmp_path / "log.db")
+    records = [
+        TrafficRecord(f"r{number:03}", 1_000_000 * number, "chat", Outcome.COMPLETED, output_tokens=1 + number)
+        for number in range(100)
+    ]
+    broken = TrafficRecord("x", 200_000_000, "chat", Outcome.COMPLETED, output_tokens=-3)
+    write_records(database, [*records, broken], {})
+    database.close()
+    workload = read_workload(f"sqlite:///{tmp_path}/log.db", latest=31)
+    assert (len(workload), workload.skipped) == (30, 1)
+    latest = workload.sized(20, repeat=False, rng=np.random.default_rng(1))
+    assert latest.output_tokens.tolist() == list(range(81, 101))
 
 
 def test_a_log_without_tables_is_an_error(tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ from training.replay.scene import ORACLE, POLICIES, Knobs, Scene, capacity_per_s
 from training.replay.show import console, show_outlook, show_tuning
 from training.replay.simulate import Pool
 from training.replay.tune import WHOLE_GRID, Limits, Tuning, tune
-from training.replay.workload import Workload, read_workload
+from training.replay.verdict import logged_wait
+from training.replay.workload import LATEST, Workload, read_workload
 from training.sources import DataError
 
 _DEFAULT_POLICIES: Final = "fcfs,sjf,hrrn,boost,quantile,work,oracle-sjf,oracle-quantile,oracle-work"
@@ -150,7 +151,7 @@ class _Stage:
     def __init__(self, args: argparse.Namespace) -> None:
         self._args = args
         self._pool = Pool(profile_of(args.engine_profile, args.on), args.replicas, args.window)
-        found = read_workload(args.on)
+        found = read_workload(args.on, max(LATEST, args.requests))
         recorded = (found if args.rows == "all" else found.heldout()).fitting(self._pool.profile)
         self._kind = _kind_of(args.arrivals, recorded)
         self._workload = recorded.sized(
@@ -216,7 +217,8 @@ class _Stage:
             peak = peak_load(at_s, self._capacity_per_s)
         jobs = jobs_of(self._workload, at_s, clients)
         scene = Scene(self._pool, jobs, self._ranked, hybrid=self._args.mode == "hybrid")
-        return scene, Setting(self._kind.value, load, self._capacity_per_s, peak)
+        waits = logged_wait((item.wait_s, item.e2e_s) for item in self._workload.items)
+        return scene, Setting(self._kind.value, load, self._capacity_per_s, peak, waits)
 
     def _overtake_s(self, scene: Scene, setting: Setting) -> float:
         if self._args.max_overtake is not None:

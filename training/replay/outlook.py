@@ -50,12 +50,13 @@ class Outlook(msgspec.Struct, frozen=True):
 
 
 class Setting(msgspec.Struct, frozen=True):
-    """How the arrivals of a scene were made."""
+    """How the arrivals of a scene were made; `logged`: what the log that they come from says of its own queue."""
 
     arrivals: str
     load: float
     capacity_per_s: float
     peak_load: float
+    logged: str = ""
 
 
 def look(scene: Scene, setting: Setting, policies: Sequence[str], knobs: Knobs, advance: Advance) -> Outlook:
@@ -82,7 +83,7 @@ def look(scene: Scene, setting: Setting, policies: Sequence[str], knobs: Knobs, 
         lane_share=knobs.lane_share,
         headroom=headroom(fcfs, best),
         arms=arms,
-        verdict=f"{setting_of(scene, setting)} {verdict(fcfs, best, ours, knobs.max_overtake_s)}",
+        verdict=f"{setting_of(scene, setting)} {verdict(fcfs, best, ours, knobs.max_overtake_s)}{setting.logged}",
     )
 
 

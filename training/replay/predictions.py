@@ -132,7 +132,8 @@ def _rank(ranker: LightGBMRanker, item: Item) -> Prediction:
     if item.body is not None:
         return ranker.predict(InferenceRequest(request_id="", api=Api.CHAT, body=item.body, arrival_us=0))
     artifact = ranker.artifact
-    known = item.features or {}
+    values = np.frombuffer(item.features or b"", dtype="<f4")
+    known = dict(zip(item.names if len(values) else (), values, strict=True))
     row = np.array([known.get(name, np.nan) for name in artifact.schema.names], dtype=np.float32)
     return artifact.calibration.predict(artifact.ensemble.score(row))
 

@@ -115,7 +115,7 @@ def tune(
         gets=headroom(scene.fcfs_figures, figures),
         frontier=tuple(points),
         verdict=f"{setting_of(scene, setting)} "
-        f"{verdict(scene.fcfs_figures, best, figures, knobs.max_overtake_s)}",
+        f"{verdict(scene.fcfs_figures, best, figures, knobs.max_overtake_s)}{setting.logged}",
     )
 
 

@@ -1,11 +1,18 @@
 """The verdict in words: what order can give this traffic, and when it gives nothing."""
 
+from collections.abc import Iterable
 from typing import Final
+
+import numpy as np
 
 from training.replay.measures import Figures
 
 # Where true lengths or true work put the shortest first, no order begins answers sooner in the mean.
 SHORTEST_FIRST: Final = ("oracle-sjf", "oracle-work-sjf")
+# Policies under which nothing bounds how much later an arrival may be sent first.
+_UNBOUNDED: Final = ("sjf", "work-sjf", "hrrn")
+# Fewer logged requests tell nothing of a wait.
+_FEWEST: Final = 20
 # A mean wait of no more than this share of the mean E2E is no queue.
 _NO_QUEUE: Final = 0.02
 # Less than this many times better, even with every length known, is not worth a proxy.
@@ -42,10 +49,28 @@ def verdict(fcfs: Figures, best: Figures, ours: Figures | None, max_overtake_s: 
         so_far = f"with D = {max_overtake_s:.3g} s and these predictions order gives {gets:.2f}x"
         return f"{said}, but {so_far}: {_why(ours)}."
     by = " by predicted work" if ours.policy == "work" else ""
+    overtaken = f"nobody overtaken by more than {max_overtake_s:.3g} s"
+    if ours.policy in _UNBOUNDED:
+        overtaken = f"no bound on being overtaken ({ours.overtaken_s:.3g} s here)"
     return (
-        f"{said}; order{by} can give you {gets:.1f}x (-> {ours.ttft_s.mean:.2f} s) with nobody overtaken by more than "
-        f"{max_overtake_s:.3g} s, and no first token more than {ours.extra_delay_s:.1f} s later than under FCFS."
+        f"{said}; order{by} can give you {gets:.1f}x (-> {ours.ttft_s.mean:.2f} s) with {overtaken}, and no first "
+        f"token more than {ours.extra_delay_s:.1f} s later than under FCFS."
     )
+
+
+def logged_wait(known: Iterable[tuple[float | None, float | None]]) -> str:
+    """What a log itself says of its queue, in words; `known` are waits and whole times in seconds of its requests.
+
+    A replay plays a load that is asked for, which need not be the log's; nothing where too few tell.
+    """
+    pairs = [(wait_s, e2e_s) for wait_s, e2e_s in known if wait_s is not None and e2e_s is not None]
+    if len(pairs) < _FEWEST:
+        return ""
+    wait_s, e2e_s = np.array(pairs).T
+    seen = f"wait {wait_s.mean():.2f} s in the mean, p99 {np.quantile(wait_s, 0.99):.2f} s, of {e2e_s.mean():.1f} s"
+    if wait_s.mean() <= _NO_QUEUE * e2e_s.mean():
+        return f" In the log itself hardly anybody queued ({seen}): as long as that is so, Headway is not needed."
+    return f" In the log itself requests did queue: {seen} in all."
 
 
 def _why(ours: Figures) -> str:

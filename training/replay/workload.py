@@ -4,6 +4,7 @@ import csv
 import gzip
 import math
 import zlib
+from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
@@ -11,6 +12,7 @@ from typing import Final
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import replace
 
 from predictor.request import RequestBody, body_from_dict, guessed_tokens
 from training.profiles import EngineProfile
@@ -20,12 +22,15 @@ IntArray = npt.NDArray[np.int64]
 DoubleArray = npt.NDArray[np.float64]
 
 _MOST_TOKENS: Final = 10_000_000
+# Of a traffic log the latest: what it was like a month ago is not what it is like.
+LATEST: Final = 20_000
 _BODY_FIELDS: Final = frozenset(RequestBody.__struct_fields__)
 _TRACE_COLUMNS: Final = ("t_seconds", "prompt_tokens", "output_tokens")
 
 
 class Item(msgspec.Struct, frozen=True):
-    """One request of a source. `features`: logged values by name."""
+    """One request of a source. `features`: logged values, little-endian float32, of these `names`; `wait_s`: logged
+    time in the proxy's queue, where the engine has none of its own, and `e2e_s` until the end."""
 
     prompt_tokens: int
     output_tokens: int
@@ -34,15 +39,20 @@ class Item(msgspec.Struct, frozen=True):
     tokens: float | None = None
     split: str = ""
     body: RequestBody | None = None
-    features: dict[str, float] | None = None
+    features: bytes | None = None
+    names: tuple[str, ...] = ()
+    wait_s: float | None = None
+    e2e_s: float | None = None
 
 
 class Workload(msgspec.Struct, frozen=True):
-    """All requests of a source, oldest first where times are known. `skipped`: rows that could not be used."""
+    """All requests of a source, oldest first where times are known. `skipped`: rows that could not be used;
+    `logged`: they are the latest of a traffic log."""
 
     source: str
     items: list[Item]
     skipped: int = 0
+    logged: bool = False
 
     def __len__(self) -> int:
         return len(self.items)
@@ -67,30 +77,35 @@ class Workload(msgspec.Struct, frozen=True):
                 f"{self.source}: no request fits into {profile.name} ({most} tokens); "
                 "choose another --engine-profile"
             )
-        return Workload(self.source, kept, self.skipped + len(self) - len(kept))
+        return replace(self, items=kept, skipped=self.skipped + len(self) - len(kept))
 
     def heldout(self) -> "Workload":
         """The rows that are held out from training; all where the source does not split its rows."""
         kept = [item for item in self.items if item.split == "heldout"]
-        return Workload(self.source, kept, self.skipped) if kept else self
+        return replace(self, items=kept) if kept else self
 
     def sized(self, count: int, *, repeat: bool, rng: np.random.Generator) -> "Workload":
-        """`count` requests: the first ones in order, or, to `repeat` them, shuffled and as often as needed."""
+        """`count` requests: the first ones in order, of a log the latest ones, or, to `repeat` them, shuffled and as
+        often as needed."""
         if not repeat:
-            return Workload(self.source, self.items[:count], self.skipped)
+            return replace(self, items=self.items[-count:] if self.logged else self.items[:count])
         rounds = [rng.permutation(len(self)) for _ in range(-(-count // len(self)))]
-        return Workload(self.source, [self.items[i] for i in np.concatenate(rounds)[:count]], self.skipped)
+        return replace(self, items=[self.items[i] for i in np.concatenate(rounds)[:count]])
 
 
-def read_workload(source: str) -> Workload:
-    """Read a lengths file, a traffic log or an arrival trace (`*.csv`, `*.csv.gz`). Raises DataError."""
-    found = list(_items(source))
+def read_workload(source: str, latest: int = LATEST) -> Workload:
+    """Read a lengths file, an arrival trace (`*.csv`, `*.csv.gz`) or the `latest` requests of a traffic log.
+
+    Raises DataError.
+    """
+    logged = is_traffic(source)
+    found = deque(_items(source), maxlen=latest if logged else None)
     items = [item for item in found if item is not None]
     if not items:
         raise DataError(f"{shown(source)}: no row tells how long its answer was (output_tokens, at least 1)")
     if all(item.at_s is not None for item in items):
         items.sort(key=lambda item: item.at_s or 0.0)
-    return Workload(shown(source), items, len(found) - len(items))
+    return Workload(shown(source), items, len(found) - len(items), logged)
 
 
 def _items(source: str) -> Iterable[Item | None]:
@@ -174,15 +189,17 @@ def _traced(row: dict[str, str], location: str) -> Item | None:
 def _logged(request: LoggedRequest) -> Item | None:
     """A request of the log, completed or not, if the engine said what it computed."""
     record = request.record
-    if not record.output_tokens:
+    if not 0 < (record.output_tokens or 0) <= _MOST_TOKENS:
         return None
-    values = np.frombuffer(record.features or b"", dtype="<f4")
-    known = 0 < len(values) == len(request.names)
+    known = record.features is not None and 0 < len(record.features) == 4 * len(request.names)
     return Item(
         prompt_tokens=max(1, record.prompt_tokens or 1),
-        output_tokens=record.output_tokens,
+        output_tokens=record.output_tokens or 0,
         at_s=record.arrival_us / 1e6,
         quantile=record.quantile,
         tokens=record.predicted_tokens,
-        features=dict(zip(request.names, values.tolist(), strict=True)) if known else None,
+        features=record.features if known else None,
+        names=request.names,
+        wait_s=None if record.mode == "engine" else record.queue_s,
+        e2e_s=record.e2e_s,
     )

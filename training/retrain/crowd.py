@@ -18,6 +18,7 @@ from training.replay.predictions import Distortion, Ranked, distorted
 from training.replay.scene import Knobs, Scene, capacity_per_s, jobs_of, sizes
 from training.replay.simulate import Pool
 from training.replay.tune import Grid, Limits, Tuning, tune
+from training.replay.verdict import logged_wait
 from training.replay.work import fit_work
 from training.replay.workload import Item, Workload
 from training.sources import DataError
@@ -64,7 +65,8 @@ class Crowd:
         fcfs = scene.fcfs_figures
         limits = Limits(fcfs.wait_s.p99 if extra_delay_s is None else extra_delay_s)
         start_s = default_overtake_s(fcfs, self._peak, extra_delay_s)
-        setting = Setting("gamma", LOAD, self._capacity_per_s, self._peak)
+        waits = logged_wait((one.queue_s, one.e2e_s) for one in self._records if one.mode != "engine")
+        setting = Setting("gamma", LOAD, self._capacity_per_s, self._peak, waits)
         return tune(scene, reverse, setting, start_s=start_s, limits=limits, advance=advance, grid=_GRID)
 
     def order(self, tuning: Tuning, predicted: Sequence[Prediction], characters: DoubleArray) -> Order:
