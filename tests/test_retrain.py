@@ -44,6 +44,17 @@ def test_a_better_ranker_is_published_with_its_figures(learned: Path) -> None:
     assert artifact.metadata.order.work is not None
 
 
+def test_it_is_evaluated_on_what_it_was_not_trained_on(
+    learned: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`headway evaluate` on the very log that it was retrained on judges by the newer fifth alone."""
+    champion = read_pointer(learned, Role.CHAMPION)
+    assert champion is not None
+    artifact = str(artifact_directory(learned, champion))
+    assert main(["evaluate", "--artifact", artifact, "--on", f"sqlite:///{learned}/traffic.db", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"] == 80
+
+
 def test_the_same_log_is_not_worked_through_twice(learned: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Nothing new: it says so, and nothing changes."""
     assert main(["retrain", "--state", str(learned), *QUICK]) == 0

@@ -8,7 +8,8 @@ from logged_traffic import write_log
 
 from predictor.records import Outcome, TrafficRecord
 from predictor.traffic_store import open_store, write_records
-from training.retrain.log import completion_weights, read_log
+from training.completion import completion_weights
+from training.retrain.log import read_log
 from training.sources import DataError
 
 

@@ -3,14 +3,17 @@
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from logged_traffic import write_log
 from rankers import asked
 
 import headway
+import training.train
 from predictor.artifact import load_artifact, read_metadata
 from predictor.features.extractor import schema_of
 from predictor.features.schema import FloatArray
@@ -323,6 +326,43 @@ def test_a_traffic_log_without_any_text_trains(run: Run, tmp_path: Path, drop: i
     ranker = LightGBMRanker(artifact)
     low, high = (ranker.predict(asked(KINDS[kind][0].format("tin"))).quantile for kind in (0, 2))
     assert low < high
+
+
+def test_who_was_answered_stands_for_who_was_not(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a traffic log too that is trained on by hand: where many that were predicted long were lost while it was
+    written, the others of these weigh more; of the latest rows that were asked for."""
+    source = write_log(tmp_path, 200)
+    with closing(open_store(tmp_path / "traffic.db")) as database:
+        lost = [
+            TrafficRecord(f"x{number}", 1_000_000 * number + 1, "chat", Outcome.EXPIRED, quantile=0.95)
+            for number in range(200)
+        ]
+        write_records(database, lost, {})
+    given: list[Any] = []
+
+    def note(data: Any, *rest: Any, weight: Any, **others: Any) -> Any:
+        given.append((data.training_rows().quantile, weight))
+        return train(data, *rest, weight=weight, **others)
+
+    monkeypatch.setattr(training.train, "train", note)
+    status, out, _ = run("train", "--from", source, "--rows", 100, "--out", tmp_path / "art", "--json")
+    assert (status, json.loads(out)["rows"]) == (0, 80)
+    ((quantile, weight),) = given
+    assert weight[quantile > 0.9].min() > 1.5 * weight[quantile < 0.9].max()
+    assert weight.mean() == pytest.approx(1)
+
+
+def test_a_log_that_has_grown_is_judged_by_what_is_new(run: Run, tmp_path: Path) -> None:
+    """The last fifth of today's log may be what an artifact was trained on, and by any other name it is the same log."""
+    source = write_log(tmp_path, 100)
+    assert run("train", "--from", source, "--out", tmp_path / "art")[0] == 0
+    again = f"sqlite:///{tmp_path}/art/../traffic.db"
+    rows = [json.loads(run("evaluate", "--artifact", tmp_path / "art", "--on", again, "--json")[1])["rows"]]
+    write_log(tmp_path, 50, since=100)
+    rows.append(json.loads(run("evaluate", "--artifact", tmp_path / "art", "--on", again, "--json")[1])["rows"])
+    assert rows == [20, 70]
 
 
 def test_a_traffic_log_needs_the_head_that_wrote_it(run: Run, tmp_path: Path) -> None:

@@ -22,7 +22,9 @@ TRAIN_SHARE: Final = 0.8
 # A log whose text mode was changed holds rows of both kinds; so many with text are enough to go by.
 _MOSTLY: Final = 0.9
 
-_ARRAYS: Final = ("fixed", "label", "censored", "split", "part", "model", "prompt", "tenant")
+_ARRAYS: Final = (
+    *("fixed", "label", "censored", "split", "part", "model", "prompt", "tenant", "arrival_us", "quantile"),
+)
 
 BoolArray = npt.NDArray[np.bool_]
 StrArray = npt.NDArray[np.str_]
@@ -34,7 +36,7 @@ class Dataset(msgspec.Struct, frozen=True):
 
     `label` is output tokens, `grams` the occupied bins (n, bins). For rows from a traffic log `logged` holds
     their whole vectors (n, len(names)), aligned by `names`; `bodies` is empty, and so are `grams` unless the
-    log's text mode kept them.
+    log's text mode kept them. `arrival_us` is 0 and `quantile`, as predicted at arrival, NaN where nobody logged it.
     """
 
     fixed: FloatArray
@@ -46,6 +48,8 @@ class Dataset(msgspec.Struct, frozen=True):
     model: StrArray
     prompt: StrArray
     tenant: StrArray
+    arrival_us: npt.NDArray[np.int64]
+    quantile: DoubleArray
     bodies: list[RequestBody]
     keys: list[HistoryKey]
     logged: FloatArray | None
@@ -156,6 +160,8 @@ def _assemble(examples: list[Example], skipped: Counter[str]) -> Dataset:
         model=column(lambda e: e.model),
         prompt=column(lambda e: e.prompt),
         tenant=column(lambda e: e.tenant),
+        arrival_us=column(lambda e: e.arrival_us),
+        quantile=column(lambda e: e.quantile),
         bodies=[example.body for example in examples if example.body is not None],
         keys=[example.key for example in examples if example.key is not None],
         logged=logged,

@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +23,7 @@ from training.progress import show_progress
 from training.ranking_metrics import bootstrap_interval, kendall_tau_b, pairwise_accuracy
 from training.regret import share_of_oracle_gain
 from training.simulate_tenants import assign_tenants, replay_history, simulate_arrivals
-from training.sources import DataError, fingerprint, read_source
+from training.sources import DataError, SourceRow, fingerprint, read_source
 
 _MIN_ROWS_APART: Final = 10
 _SEED: Final = 0
@@ -49,9 +50,10 @@ def run(args: argparse.Namespace) -> int:
     try:
         artifact = load_artifact(args.artifact)
         with show_progress() as steps:
-            data = read_dataset(read_source(args.on), steps.stage("reading rows"))
-        known = artifact.metadata.training.get("fingerprint") == fingerprint(args.on)
-        report = evaluate(artifact, data, trained_on_this=known)
+            known = artifact.metadata.training.get("fingerprint") == fingerprint(args.on)
+            until_us = artifact.metadata.training.get("trained_until_us") if known else None
+            data = read_dataset(_later(read_source(args.on), until_us), steps.stage("reading rows"))
+        report = evaluate(artifact, data, trained_on_this=known and until_us is None)
     except DataError as error:
         print(f"headway evaluate: {error.of(args.on)}", file=sys.stderr)
         return 1
@@ -60,6 +62,17 @@ def run(args: argparse.Namespace) -> int:
         return 1
     print(json.dumps(report) if args.json else "\n".join(f"{key}: {value}" for key, value in report.items()))
     return 0
+
+
+def _later(rows: Iterator[SourceRow], until_us: int | None) -> Iterator[SourceRow]:
+    """Of a log that was trained on up to a time: what came after it. Raises DataError where that is nothing."""
+    later = 0
+    for one in rows:
+        if until_us is None or one.row.get("arrival_us", 0) > until_us:
+            later += 1
+            yield one
+    if until_us is not None and not later:
+        raise DataError("no answer in this log is later than what the artifact was trained on")
 
 
 def evaluate(artifact: Artifact, data: Dataset, *, trained_on_this: bool = False) -> dict[str, Any]:

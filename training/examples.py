@@ -1,6 +1,7 @@
 """One row of a lengths file or of a traffic log, checked and read."""
 
 import hashlib
+import math
 from typing import Final
 
 import msgspec
@@ -26,7 +27,7 @@ _SPLITS: Final = frozenset({"", "train", "heldout"})
 
 class Example(msgspec.Struct):
     """One usable row. Either `body`, `raw` and `key` are there, or `vector` and `names`, and `raw` where the log
-    kept counts of n-grams or text."""
+    kept counts of n-grams or text, when it arrived, and its place as predicted then."""
 
     output_tokens: float
     censored: bool
@@ -40,6 +41,8 @@ class Example(msgspec.Struct):
     key: HistoryKey | None = None
     vector: FloatArray | None = None
     names: tuple[str, ...] = ()
+    arrival_us: int = 0
+    quantile: float = math.nan
 
 
 def is_logged(row: Row) -> bool:
@@ -118,6 +121,8 @@ def logged_example(location: str, row: Row) -> Example:
         raw=_logged_raw(location, row, vector),
         vector=vector,
         names=names,
+        arrival_us=int(row.get("arrival_us") or 0),
+        quantile=math.nan if row.get("quantile") is None else float(row["quantile"]),
     )
 
 

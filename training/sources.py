@@ -9,7 +9,8 @@ import re
 import sqlite3
 import time
 import zlib
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -24,6 +25,8 @@ from predictor.traffic_store import read_records, read_schemas
 from predictor.traffic_stream import read_stream
 
 _LOG: Final = logging.getLogger("headway.training")
+# Of a traffic log so many answers, the latest: memory is bounded by that, however long the log.
+LATEST_ANSWERS: Final = 30_000
 # The clocks of proxies and trainers may differ by so much.
 _SKEW_S: Final = 60.0
 Row = dict[str, Any]
@@ -63,10 +66,17 @@ class _Count:
         self.total += 1
 
 
-def read_source(source: str) -> Iterator[SourceRow]:
-    """Rows of a SRC: `sqlite:///f.db`, `redis://…`, `*.jsonl`, `*.jsonl.gz` or `*.parquet`. Raises DataError."""
+def read_source(
+    source: str,
+    latest: int = LATEST_ANSWERS,
+    lost: Callable[[TrafficRecord], None] = lambda _: None,
+) -> Iterator[SourceRow]:
+    """Rows of a SRC: `sqlite:///f.db`, `redis://…`, `*.jsonl`, `*.jsonl.gz` or `*.parquet`. Raises DataError.
+
+    Of a traffic log the `latest` answers are rows, and `lost` is called for each request that got none.
+    """
     if is_traffic(source):
-        return _completed(read_traffic(source))
+        return _completed(read_traffic(source), latest, lost)
     path = Path(source)
     if not path.is_file():
         raise _no_file(source, path)
@@ -88,6 +98,8 @@ def _no_file(source: str, path: Path) -> DataError:
 def fingerprint(source: str) -> str:
     """Sixteen digits that tell one file's content from another's; a traffic log goes by its name, for it grows."""
     path = Path(source)
+    if source.startswith("sqlite:///"):
+        source = f"sqlite:///{Path(source.removeprefix('sqlite:///')).resolve()}"
     if "://" in source or not path.is_file():
         return hashlib.sha256(shown(source).encode()).hexdigest()[:16]
     with path.open("rb") as file:
@@ -230,11 +242,18 @@ def _microseconds(time: str | None) -> int | None:
     return round((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1e6)
 
 
-def _completed(requests: Iterator[LoggedRequest]) -> Iterator[SourceRow]:
+def _completed(
+    requests: Iterator[LoggedRequest], latest: int, lost: Callable[[TrafficRecord], None]
+) -> Iterator[SourceRow]:
     """Answers that ended by themselves or at their limit; others say nothing of how long they would have been."""
+    answered: deque[LoggedRequest] = deque(maxlen=latest)
     for request in requests:
-        if request.record.outcome is Outcome.COMPLETED and request.names:
-            yield SourceRow(request.location, logged_row(request))
+        if request.record.outcome is not Outcome.COMPLETED:
+            lost(request.record)
+        elif request.names:
+            answered.append(request)
+    for request in answered:
+        yield SourceRow(request.location, logged_row(request))
 
 
 def logged_row(request: LoggedRequest) -> Row:

@@ -18,8 +18,10 @@ from predictor.features.schema import FloatArray
 from predictor.features.view import read_view
 from predictor.history import history_key
 from predictor.lightgbm_ranker import DEFAULT_ARTIFACT
+from predictor.records import TrafficRecord
 from predictor.text_head import TextHead
 from training.bundle import Bundle, write_bundle
+from training.completion import completion_weights
 from training.dataset import Dataset, pick_columns, read_dataset
 from training.fit_calibration import fit_calibration
 from training.fit_head import FittedHead, fit_head
@@ -27,7 +29,7 @@ from training.fit_ranker import OBJECTIVES, SMOOTH, Rows, Voice, fit_ranker
 from training.folds import assign_folds
 from training.progress import Steps, show_progress
 from training.simulate_tenants import assign_tenants, replay_history, simulate_arrivals, simulate_repeats
-from training.sources import DataError, fingerprint, read_source, shown
+from training.sources import LATEST_ANSWERS, DataError, fingerprint, read_source, shown
 
 FOLDS: Final = 5
 # Fewer teach no order that holds elsewhere; `retrain` has a minimum of its own.
@@ -74,6 +76,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--objective", default="cross_entropy", choices=OBJECTIVES,
         help="LightGBM's objective (default cross_entropy)",
     )  # fmt: skip
+    parser.add_argument(
+        "--rows", type=_count, default=LATEST_ANSWERS, metavar="N",
+        help=f"of a traffic log, the latest answers to learn from (default {LATEST_ANSWERS})",
+    )  # fmt: skip
     parser.add_argument("--seed", type=_seed, default=0, help="seed of everything random (default 0)")
     parser.add_argument("--json", action="store_true", help="print one JSON document on stdout")
 
@@ -85,15 +91,23 @@ def _seed(text: str) -> int:
     return int(text)
 
 
+def _count(text: str) -> int:
+    if not (text.isdecimal() and 0 < int(text) < 1 << 31):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of rows")
+    return int(text)
+
+
 def run(args: argparse.Namespace) -> int:
     """Train and write the artifact; 1 and one line on stderr where the data or the directory is unusable."""
     started = time.monotonic()
     try:
         with show_progress() as steps:
-            data = read_dataset(read_source(args.source), steps.stage("reading rows"))
+            data, weight = _read(args, steps)
             _refuse_too_little(data)
             base = None if args.base == "none" else load_artifact(Path(args.base)).head
-            bundle, report = train(data, base, objective=args.objective, seed=args.seed, steps=steps)
+            bundle, report = train(
+                data, base, objective=args.objective, seed=args.seed, steps=steps, weight=weight
+            )
         report |= {"source": shown(args.source), "fingerprint": fingerprint(args.source)}
         report |= {"seconds": round(time.monotonic() - started, 2)}
         write_bundle(bundle, args.out, report)
@@ -109,6 +123,21 @@ def run(args: argparse.Namespace) -> int:
     report["out"] = str(args.out)
     print(json.dumps(report) if args.json else "\n".join(f"{key}: {value}" for key, value in report.items()))
     return 0
+
+
+def _read(args: argparse.Namespace, steps: Steps) -> tuple[Dataset, _DoubleArray]:
+    """The rows, and a weight for each of those to train on: in a log, who was answered stands for who was not."""
+    lost: list[tuple[int, float]] = []
+
+    def note(one: TrafficRecord) -> None:
+        if one.quantile is not None:
+            lost.append((one.arrival_us, one.quantile))
+
+    data = read_dataset(read_source(args.source, args.rows, note), steps.stage("reading rows"))
+    rows = data.training_rows()
+    first_us, last_us = rows.arrival_us.min(), rows.arrival_us.max()
+    gone = [quantile for at_us, quantile in lost if first_us <= at_us <= last_us]
+    return data, completion_weights(rows.quantile, np.array(gone))
 
 
 def _refuse_too_little(data: Dataset) -> None:
@@ -163,6 +192,9 @@ def train(
         "seed": seed,
         "base": None if base is None else schema_of(base).id,
     }
+    if rows.logged is not None:
+        # Of the same log, what came later is new to this artifact.
+        report["trained_until_us"] = int(rows.arrival_us.max())
     return Bundle(fitted.head, ranker, calibration, known[0]), report
 
 

@@ -37,7 +37,7 @@ from training.replay.tune import Tuning
 from training.retrain.crowd import Crowd
 from training.retrain.engine_seen import profile_seen
 from training.retrain.log import FEWEST_ROWS, Log, read_log
-from training.sources import shown
+from training.sources import fingerprint, shown
 from training.train import train
 
 DoubleArray = npt.NDArray[np.float64]
@@ -83,7 +83,8 @@ def retrain(plan: Plan, steps: Steps) -> Decision | None:
         bundle, notes = train(
             log.train, rivals[0].head, objective=_OBJECTIVE, seed=plan.seed, steps=steps, weight=log.weight
         )
-        notes |= {"source": shown(plan.source), "rows_lost": log.lost, "newest": log.newest}
+        notes |= {"source": shown(plan.source), "fingerprint": fingerprint(plan.source)}
+        notes |= {"rows_lost": log.lost, "newest": log.newest}
         with staging(plan.state) as aside:
             made = _Candidate(bundle, aside / "retrained", notes)
             decision = _weigh(plan, log, rivals, made, steps)

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from predictor.records import Outcome, TrafficRecord
+from training.completion import completion_weights
 from training.dataset import TRAIN_SHARE, Dataset, read_dataset
 from training.examples import unusable
 from training.sources import DataError, LoggedRequest, SourceRow, logged_row, read_traffic, shown
@@ -16,9 +17,6 @@ from training.sources import DataError, LoggedRequest, SourceRow, logged_row, re
 DoubleArray = npt.NDArray[np.float64]
 
 FEWEST_ROWS: Final = 200
-_BINS: Final = 10
-# No request stands for more than so many that were lost: a bin with few survivors must not rule the fit.
-_MOST_WEIGHT: Final = 4.0
 
 
 class Log(msgspec.Struct, frozen=True):
@@ -105,20 +103,3 @@ def _usable(answered: list[LoggedRequest]) -> list[LoggedRequest]:
 def _quantiles(records: list[TrafficRecord]) -> DoubleArray:
     """What was predicted of each when it came, NaN where nothing was."""
     return np.array([np.nan if one.quantile is None else one.quantile for one in records], dtype=np.float64)
-
-
-def completion_weights(answered: DoubleArray, lost: DoubleArray) -> DoubleArray:
-    """Inverse probability of having been answered, by the place predicted at arrival; mean 1.
-
-    Short-first lets those predicted long wait longest, so more of them expire or hang up: a log of answers
-    holds too few of them. Who was answered stands for who was not, among those predicted alike. Answers cut at
-    their own max_tokens need no such care: what the queue is ordered by is what an answer will occupy, and the
-    cap binds that too, so the cap is their length, and equal caps are ties.
-    """
-    bins = np.linspace(0, 1, _BINS + 1)[1:-1]
-    place = np.digitize(answered, bins)
-    there = np.bincount(place[np.isfinite(answered)], minlength=_BINS)
-    gone = np.bincount(np.digitize(lost[np.isfinite(lost)], bins), minlength=_BINS)
-    weight = np.minimum(_MOST_WEIGHT, (there + gone + 1) / (there + 1))[place]
-    weight[np.isnan(answered)] = 1.0
-    return np.asarray(weight / weight.mean(), dtype=np.float64)
