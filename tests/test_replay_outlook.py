@@ -78,7 +78,9 @@ def test_a_promise_is_made_by_those_alone_who_keep_it() -> None:
 def test_a_log_speaks_for_its_own_load() -> None:
     """The load of a replay is asked for; whether anybody queued at the operator's own is read off the log."""
     assert "hardly anybody queued" in logged_wait([(0.01, 5.0)] * 30)
-    assert "requests did queue: wait 3.00 s in the mean" in logged_wait([(3.0, 8.0), (None, 8.0), (1.0, None)] * 20)
+    assert "requests did queue: wait 3.00 s in the mean" in logged_wait(
+        [(3.0, 8.0), (None, 8.0), (1.0, None)] * 20
+    )
     assert logged_wait([(3.0, 8.0)] * 5) == logged_wait([]) == ""
 
 

@@ -107,7 +107,9 @@ def test_of_a_log_the_latest_are_replayed(tmp_path: Path) -> None:
     """What traffic was like a month ago tells nobody how to order today's; and a long log needs no more memory."""
     database = open_store(tmp_path / "log.db")
     records = [
-        TrafficRecord(f"r{number:03}", 1_000_000 * number, "chat", Outcome.COMPLETED, output_tokens=1 + number)
+        TrafficRecord(
+            f"r{number:03}", 1_000_000 * number, "chat", Outcome.COMPLETED, output_tokens=1 + number
+        )
         for number in range(100)
     ]
     broken = TrafficRecord("x", 200_000_000, "chat", Outcome.COMPLETED, output_tokens=-3)

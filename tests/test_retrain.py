@@ -51,7 +51,9 @@ def test_it_is_evaluated_on_what_it_was_not_trained_on(
     champion = read_pointer(learned, Role.CHAMPION)
     assert champion is not None
     artifact = str(artifact_directory(learned, champion))
-    assert main(["evaluate", "--artifact", artifact, "--on", f"sqlite:///{learned}/traffic.db", "--json"]) == 0
+    assert (
+        main(["evaluate", "--artifact", artifact, "--on", f"sqlite:///{learned}/traffic.db", "--json"]) == 0
+    )
     assert json.loads(capsys.readouterr().out)["rows"] == 80
 
 

@@ -39,9 +39,7 @@ def test_without_a_queue_the_slots_are_the_profiles() -> None:
 def test_too_few_streams_tell_nothing() -> None:
     """Then it is the profile that a user would begin with."""
     assert profile_seen([stream(number, 3, 0.01, 0.0) for number in range(5)]) == profile_named("h100-8b")
-    held = [
-        msgspec.structs.replace(stream(n, 3, 0.01, 0.0), stream=False, mode="engine") for n in range(50)
-    ]
+    held = [msgspec.structs.replace(stream(n, 3, 0.01, 0.0), stream=False, mode="engine") for n in range(50)]
     assert profile_seen(held) == profile_named("h100-8b")
 
 
@@ -58,9 +56,7 @@ def test_what_was_served_fits_into_the_engine_that_is_seen() -> None:
     """The profile that is nearest in pace may be a small engine's: its context and its cache hold what the log shows,
     or the longest requests would silently be missing from what the gate replays. A broken record counts for nothing."""
     token_s = PROFILE.base_s + 16 * PROFILE.decode_sequence_s
-    long = [
-        msgspec.structs.replace(stream(n, 16, token_s, 0.0), prompt_tokens=9_000 + n) for n in range(100)
-    ]
+    long = [msgspec.structs.replace(stream(n, 16, token_s, 0.0), prompt_tokens=9_000 + n) for n in range(100)]
     short = msgspec.structs.replace(long[0], prompt_tokens=20_000, output_tokens=1)
     broken = msgspec.structs.replace(long[0], prompt_tokens=10**12)
     seen = profile_seen([*long, short, broken])

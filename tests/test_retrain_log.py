@@ -60,7 +60,9 @@ def test_an_answer_that_nobody_predicted_is_not_lost(tmp_path: Path) -> None:
     source = write_log(tmp_path, 400)
     database = open_store(tmp_path / "traffic.db")
     answered = [
-        TrafficRecord(f"x{number}", 1_000_000 * number + 1, "chat", Outcome.COMPLETED, quantile=0.5, output_tokens=9)
+        TrafficRecord(
+            f"x{number}", 1_000_000 * number + 1, "chat", Outcome.COMPLETED, quantile=0.5, output_tokens=9
+        )
         for number in range(100)
     ]
     write_records(database, answered, {})

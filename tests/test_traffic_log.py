@@ -56,7 +56,9 @@ async def test_a_row_says_what_came_of_a_request(
     assert 0 <= row.queue_s <= row.ttft_s <= row.e2e_s < 60
 
 
-async def test_what_nobody_predicted_has_no_prediction_in_its_row(engine: EmulatedEngine, tmp_path: Path) -> None:
+async def test_what_nobody_predicted_has_no_prediction_in_its_row(
+    engine: EmulatedEngine, tmp_path: Path
+) -> None:
     """Without a ranker all have the same place in the order; that is no prediction to judge or to learn by."""
     async with proxy_before(engine.url, state=tmp_path, estimator=Ranking()) as headway:
         await ask_raw(headway, post(CHAT, chat()))

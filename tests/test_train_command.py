@@ -361,7 +361,9 @@ def test_a_log_that_has_grown_is_judged_by_what_is_new(run: Run, tmp_path: Path)
     again = f"sqlite:///{tmp_path}/art/../traffic.db"
     rows = [json.loads(run("evaluate", "--artifact", tmp_path / "art", "--on", again, "--json")[1])["rows"]]
     write_log(tmp_path, 50, since=100)
-    rows.append(json.loads(run("evaluate", "--artifact", tmp_path / "art", "--on", again, "--json")[1])["rows"])
+    rows.append(
+        json.loads(run("evaluate", "--artifact", tmp_path / "art", "--on", again, "--json")[1])["rows"]
+    )
     assert rows == [20, 70]
 
 

@@ -20,7 +20,9 @@ from training.retrain.log import FEWEST_ROWS
 from training.sources import DataError
 
 _WIDTH: Final = 110
-_NOTHING_NEW: Final = "Nothing new in the traffic log since the last decision: nothing to do (--force does it all the same)."
+_NOTHING_NEW: Final = (
+    "Nothing new in the traffic log since the last decision: nothing to do (but see --force)."
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

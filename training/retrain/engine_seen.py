@@ -65,7 +65,9 @@ def _size(one: TrafficRecord) -> int:
 
 
 def _token_s(one: TrafficRecord) -> float:
-    before_s, tokens = (one.ttft_s, (one.output_tokens or 2) - 1) if one.stream else (one.queue_s, one.output_tokens)
+    before_s, tokens = (
+        (one.ttft_s, (one.output_tokens or 2) - 1) if one.stream else (one.queue_s, one.output_tokens)
+    )
     return ((one.e2e_s or 0.0) - (before_s or 0.0)) / (tokens or 1)
 
 
