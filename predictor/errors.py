@@ -35,3 +35,7 @@ class SchemaMismatchError(ArtifactError):
 
 class TrialError(ArtifactError):
     """The child process that tried the artifact crashed, timed out or refused it."""
+
+
+class TrialUnfinishedError(TrialError):
+    """The child could not start or was too slow: that says more of the machine just now than of the artifact."""

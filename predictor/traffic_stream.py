@@ -5,7 +5,7 @@ id is Redis's own time when the request had ended, so a span of time is a span o
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any, Final
 
@@ -29,17 +29,25 @@ def encode_record(record: TrafficRecord) -> bytes:
 
 
 def read_stream(
-    address: RedisAddress, since_us: int = 0, until_us: int | None = None
+    address: RedisAddress,
+    since_us: int = 0,
+    until_us: int | None = None,
+    *,
+    unreadable: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[TrafficRecord, tuple[str, ...]]]:
     """Records that arrived in [since, until), in the order in which they ended, with their features' names.
 
-    Raises redis.RedisError, OSError (no connection, no password file), msgspec.DecodeError or ValueError (an
-    entry is no record).
+    `unreadable` is called for each entry that is none. Raises redis.RedisError, OSError (no connection, no password
+    file), msgspec.DecodeError or ValueError (names that are none).
     """
     with closing(redis.Redis(**address.options(), socket_timeout=30)) as client:
         names = {key.decode(): tuple(json.loads(value)) for key, value in _hash(client).items()}
         for entry in _entries(client, max(0, since_us // 1000 - _SKEW_MS)):
-            record = msgspec.json.decode(entry, type=TrafficRecord)
+            try:
+                record = msgspec.json.decode(entry, type=TrafficRecord)
+            except (msgspec.DecodeError, UnicodeDecodeError, TypeError, RecursionError):
+                unreadable()  # one damaged entry costs one request
+                continue
             if record.arrival_us >= since_us and (until_us is None or record.arrival_us < until_us):
                 yield record, names.get(record.schema or "", ())
 
@@ -57,10 +65,8 @@ def _entries(client: "redis.Redis", since_ms: int) -> Iterator[bytes]:
     last, start = newest[0][0], str(since_ms)
     while True:
         page: Any = client.xrange(STREAM, start, last, count=_PAGE)
-        for entry_id, fields in page:
-            if RECORD not in fields:
-                raise ValueError(f"entry {entry_id.decode()} of {STREAM} is no record")
-            yield fields[RECORD]
+        for _, fields in page:
+            yield fields.get(RECORD, b"")
         if len(page) < _PAGE:
             return
         start = "(" + page[-1][0].decode()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from predictor.artifact import load_artifact
-from predictor.errors import PredictorError, TrialError
+from predictor.errors import PredictorError, TrialError, TrialUnfinishedError
 
 _PATIENCE_S: Final = 30.0
 _LONGEST_REASON: Final = 500
@@ -19,7 +19,8 @@ _REFUSED: Final = 3
 def try_artifact(directory: Path, patience_s: float = _PATIENCE_S) -> None:
     """Load an artifact and run its self-test in a child; takes a second, so call it off the event loop.
 
-    Raises TrialError where the child crashed, took longer than `patience_s` or refused the artifact.
+    Raises TrialError where the child crashed or refused the artifact, of it TrialUnfinishedError where it could not
+    start or took longer than `patience_s`.
     """
     command = [sys.executable, "-m", "predictor.trial", str(directory)]
     try:
@@ -27,9 +28,9 @@ def try_artifact(directory: Path, patience_s: float = _PATIENCE_S) -> None:
             command, stdin=subprocess.DEVNULL, capture_output=True, timeout=patience_s, check=False
         )
     except subprocess.TimeoutExpired as error:
-        raise TrialError(directory, f"its trial took longer than {patience_s:g} s") from error
+        raise TrialUnfinishedError(directory, f"its trial took longer than {patience_s:g} s") from error
     except OSError as error:
-        raise TrialError(directory, f"its trial could not start: {error.strerror}") from error
+        raise TrialUnfinishedError(directory, f"its trial could not start: {error.strerror}") from error
     if done.returncode == 0:
         return
     last = (done.stderr.decode("utf-8", "replace").strip().splitlines() or ["no word"])[-1]

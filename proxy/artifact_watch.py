@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, Protocol
 
-from predictor.errors import ArtifactError, PredictorError
+from predictor.errors import ArtifactError, PredictorError, TrialUnfinishedError
 from predictor.history import History
 from predictor.lightgbm_ranker import LightGBMRanker
 from predictor.registry import RegistryError, Role, artifact_directory, pointer_path, read_pointer
@@ -16,6 +16,8 @@ from predictor.trial import try_artifact
 
 _LOG: Final = logging.getLogger("headway.artifacts")
 _POLL_S: Final = 2.0
+# Until an artifact is tried again whose trial did not come to an end.
+_AGAIN_S: Final = 60.0
 # The file's inode, size and time of change; None where there is no file.
 _Mark = tuple[int, int, int] | None
 
@@ -118,6 +120,10 @@ class ArtifactWatch:
             return
         try:
             ranker = await asyncio.to_thread(self._prepared, wanted)
+        except TrialUnfinishedError as error:
+            self._refused("refused", error, f"it is tried again in {_AGAIN_S:g} s")
+            asyncio.get_running_loop().call_later(_AGAIN_S, self.wake)
+            return
         except PredictorError as error:
             self._refused("refused", error)
             return
@@ -146,11 +152,14 @@ class ArtifactWatch:
             raise ArtifactError(directory, f"its content is that of {ranker.artifact_id}")
         return ranker
 
-    def _refused(self, outcome: str, error: PredictorError) -> None:
+    def _refused(
+        self, outcome: str, error: PredictorError, then: str = "publish again, or SIGHUP to try once more"
+    ) -> None:
         self.outcomes[outcome] += 1
         _LOG.error(
-            "%s stays %s: %s (publish again, or SIGHUP to try once more)",
+            "%s stays %s: %s (%s)",
             self._role.value,
             self._current or "what it was",
             error,
+            then,
         )

@@ -10,6 +10,7 @@ from harness import CHAT, ask_raw, chat, engine_of, eventually, metrics_text, po
 from published import add_artifact, publish
 
 from predictor.artifact import METADATA
+from predictor.errors import TrialUnfinishedError
 from predictor.lightgbm_ranker import DEFAULT_ARTIFACT
 from predictor.registry import Role, artifact_directory, artifact_id_of, pointer_path, write_pointer
 from proxy.app import Headway
@@ -184,6 +185,25 @@ async def test_an_error_that_nobody_expected_refuses_the_artifact_alone(
         publish(tmp_path, "two")
         await refused(headway, 2)
         assert await serving_artifact(headway) == SHIPPED
+
+
+async def test_a_machine_too_busy_for_a_trial_is_asked_again(
+    engine: EmulatedEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too slow a child is no fault of the artifact's: a while later it is tried once more, and serves."""
+    trials: list[Path] = []
+
+    def slow_at_first(directory: Path) -> None:
+        trials.append(directory)
+        if len(trials) == 1:
+            raise TrialUnfinishedError(directory, "its trial took longer than 30 s")
+
+    monkeypatch.setattr("proxy.artifact_watch.try_artifact", slow_at_first)
+    monkeypatch.setattr("proxy.artifact_watch._AGAIN_S", 0.01)
+    wanted = publish(tmp_path, "one")
+    async with proxy_before(engine.url, state=tmp_path, estimator=shipped()) as headway:
+        await eventually(lambda: headway.status().artifact == wanted)
+    assert len(trials) == 2
 
 
 async def test_what_was_repaired_is_taken_when_asked(engine: EmulatedEngine, tmp_path: Path) -> None:

@@ -128,6 +128,18 @@ def test_a_source_that_cannot_be_read(source: str, said: str, capsys: pytest.Cap
         assert captured.err.count("\n") == 1
 
 
+async def test_an_entry_that_is_no_record_costs_itself_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One that somebody else has added, or that a newer version wrote, must not keep a fleet from ever retraining."""
+    async with redis_server(tmp_path) as server:
+        await fill(server, 10)
+        for junk in ({"x": "y"}, {"r": "{"}, {"r": b"\xff"}):
+            await server.client.xadd("headway:traffic", junk)
+        assert len(await asyncio.to_thread(lambda: list(read_source(server.url)))) == 10
+    assert "damaged rows left out: 3" in caplog.text
+
+
 async def test_what_is_no_log_is_refused(tmp_path: Path) -> None:
     """Entries of others under the stream's name, and an empty stream, are one clear error or no rows."""
     async with redis_server(tmp_path) as server:

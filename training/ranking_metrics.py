@@ -1,5 +1,7 @@
 """How well an order was predicted: Kendall's tau-b, pairwise accuracy, intervals."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
@@ -15,6 +17,19 @@ def kendall_tau_b(label: DoubleArray, score: DoubleArray) -> float:
     return tau if np.isfinite(tau) else 0.0
 
 
+def resampled(
+    groups: npt.NDArray[np.str_], rng: np.random.Generator, rounds: int, most: int | None = None
+) -> Iterator[npt.NDArray[np.intp]]:
+    """Rows of so many draws of groups with replacement, all rows of a group together; about `most` rows each."""
+    names, number = np.unique(groups, return_inverse=True)
+    order = np.argsort(number, kind="stable")
+    bounds = np.searchsorted(number[order], np.arange(len(names) + 1))
+    members = [order[bounds[i] : bounds[i + 1]] for i in range(len(names))]
+    drawn = len(names) if most is None else max(1, round(len(names) * min(1.0, most / len(groups))))
+    for _ in range(rounds):
+        yield np.concatenate([members[pick] for pick in rng.integers(0, len(names), drawn)])
+
+
 def bootstrap_interval(
     label: DoubleArray,
     score: DoubleArray,
@@ -23,14 +38,7 @@ def bootstrap_interval(
     rounds: int = 200,
 ) -> tuple[float, float]:
     """95% interval of tau-b by resampling prompts (all rows of a prompt together)."""
-    names, number = np.unique(groups, return_inverse=True)
-    order = np.argsort(number, kind="stable")
-    bounds = np.searchsorted(number[order], np.arange(len(names) + 1))
-    members = [order[bounds[i] : bounds[i + 1]] for i in range(len(names))]
-    taus = []
-    for _ in range(rounds):
-        rows = np.concatenate([members[pick] for pick in rng.integers(0, len(names), len(names))])
-        taus.append(kendall_tau_b(label[rows], score[rows]))
+    taus = [kendall_tau_b(label[rows], score[rows]) for rows in resampled(groups, rng, rounds)]
     low, high = np.percentile(taus, [2.5, 97.5])
     return float(low), float(high)
 

@@ -56,14 +56,27 @@ class LoggedRequest(NamedTuple):
     names: tuple[str, ...]
 
 
-class _Count:
-    """How often something happened."""
+class _Damage:
+    """Rows of a log that are no records, beside those that are."""
 
     def __init__(self) -> None:
-        self.total = 0
+        self._damaged = 0
+        self._sound = 0
 
     def add(self) -> None:
-        self.total += 1
+        self._damaged += 1
+
+    def sound(self) -> int:
+        """One more that is sound; its number."""
+        self._sound += 1
+        return self._sound
+
+    def say(self, name: str) -> None:
+        """Warn of those left out; raises DataError where no row is sound."""
+        if self._damaged and not self._sound:
+            raise DataError(f"{name}: not a readable traffic log: none of {self._damaged} rows is a record")
+        if self._damaged:
+            _LOG.warning("%s: damaged rows left out: %d", name, self._damaged)
 
 
 def read_source(
@@ -183,18 +196,15 @@ def shown(source: str) -> str:
 def _read_sqlite(path: Path) -> Iterator[LoggedRequest]:
     if not path.is_file():
         raise _no_file(f"sqlite:///{path}", path)
-    source, damaged, number = f"sqlite:///{path}", _Count(), 0
+    source, damaged = f"sqlite:///{path}", _Damage()
     try:
         schemas = read_schemas(path)
-        for number, record in enumerate(read_records(path, unreadable=damaged.add), start=1):
+        for record in read_records(path, unreadable=damaged.add):
             names = schemas.get(record.schema or "", ())
-            yield LoggedRequest(f"{source}:row {number}", record, names)
+            yield LoggedRequest(f"{source}:row {damaged.sound()}", record, names)
     except (sqlite3.Error, msgspec.DecodeError, ValueError) as error:
         raise DataError(f"{source}: not a readable traffic log: {error}") from error
-    if damaged.total and not number:
-        raise DataError(f"{source}: not a readable traffic log: none of {damaged.total} rows is a record")
-    if damaged.total:
-        _LOG.warning("%s: damaged rows left out: %d", source, damaged.total)
+    damaged.say(source)
 
 
 def _so_far(requests: Iterator[LoggedRequest], name: str, now_s: float) -> Iterator[LoggedRequest]:
@@ -211,7 +221,7 @@ def _so_far(requests: Iterator[LoggedRequest], name: str, now_s: float) -> Itera
 
 def _read_redis(source: str) -> Iterator[LoggedRequest]:
     """The stream that proxies share; `?since=` and `&until=` bound arrivals, in ISO 8601."""
-    name = shown(source)
+    name, damaged = shown(source), _Damage()
     try:
         parts = urlsplit(source)
         query = dict(parse_qsl(parts.query, strict_parsing=bool(parts.query)))
@@ -225,13 +235,13 @@ def _read_redis(source: str) -> Iterator[LoggedRequest]:
     except ValueError as error:
         raise DataError(f"{name}: {error}") from error
     try:
-        found = read_stream(address, since_us or 0, until_us)
-        for number, (record, names) in enumerate(found, start=1):
-            yield LoggedRequest(f"{name}:row {number}", record, names)
+        for record, names in read_stream(address, since_us or 0, until_us, unreadable=damaged.add):
+            yield LoggedRequest(f"{name}:row {damaged.sound()}", record, names)
     except (redis.RedisError, OSError) as error:
         raise DataError(f"{name}: Redis gives no traffic log: {error}") from error
     except (msgspec.DecodeError, ValueError) as error:
         raise DataError(f"{name}: not a readable traffic log: {error}") from error
+    damaged.say(name)
 
 
 def _microseconds(time: str | None) -> int | None:

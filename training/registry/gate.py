@@ -6,10 +6,11 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from training.ranking_metrics import kendall_tau_b
+from training.ranking_metrics import kendall_tau_b, resampled
 from training.registry.journal import Rival
 
 DoubleArray = npt.NDArray[np.float64]
+StrArray = npt.NDArray[np.str_]
 
 _ROUNDS: Final = 300
 # tau-b of more rows tells no more, and takes its time in every round of the bootstrap.
@@ -25,9 +26,14 @@ class Showing(NamedTuple):
     gain_s: float
 
 
-def judge(label: DoubleArray, candidate: Showing, rivals: Sequence[Showing], seed: int) -> tuple[Rival, ...]:
-    """Each rival beside the candidate. Better means: tau-b higher beyond chance, and more gained in replay."""
-    return tuple(_beside(label, candidate, rival, seed) for rival in rivals)
+def judge(
+    label: DoubleArray, prompt: StrArray, candidate: Showing, rivals: Sequence[Showing], seed: int
+) -> tuple[Rival, ...]:
+    """Each rival beside the candidate. Better means: tau-b higher beyond chance, and more gained in replay.
+
+    `prompt` tells requests apart: many of one prompt prove no more than it alone.
+    """
+    return tuple(_beside(label, prompt, candidate, rival, seed) for rival in rivals)
 
 
 def reason(rivals: Sequence[Rival], candidate_gain_s: float) -> str:
@@ -49,21 +55,21 @@ def reason(rivals: Sequence[Rival], candidate_gain_s: float) -> str:
 
 
 def difference_interval(
-    label: DoubleArray, ours: DoubleArray, theirs: DoubleArray, rng: np.random.Generator
+    label: DoubleArray, prompt: StrArray, ours: DoubleArray, theirs: DoubleArray, rng: np.random.Generator
 ) -> tuple[float, float]:
-    """95% interval of the difference in tau-b, by a paired bootstrap: both see the same drawn rows."""
+    """95% interval of the difference in tau-b, by a paired bootstrap of prompts: both see the same drawn rows."""
     differences = []
-    for _ in range(_ROUNDS):
-        rows = rng.integers(0, len(label), min(len(label), _MOST_ROWS))
+    for rows in resampled(prompt, rng, _ROUNDS, _MOST_ROWS):
         tau = kendall_tau_b(label[rows], ours[rows])
         differences.append(tau - kendall_tau_b(label[rows], theirs[rows]))
     low, high = np.percentile(differences, _PERCENTILES)
     return float(low), float(high)
 
 
-def _beside(label: DoubleArray, candidate: Showing, rival: Showing, seed: int) -> Rival:
+def _beside(label: DoubleArray, prompt: StrArray, candidate: Showing, rival: Showing, seed: int) -> Rival:
     tau = kendall_tau_b(label, rival.score)
-    interval = difference_interval(label, candidate.score, rival.score, np.random.default_rng(seed))
+    rng = np.random.default_rng(seed)
+    interval = difference_interval(label, prompt, candidate.score, rival.score, rng)
     return Rival(
         name=rival.name,
         tau_b=tau,

@@ -170,7 +170,8 @@ class _Trial(NamedTuple):
     def decide(self, ours: Known, rivals: Sequence[Artifact]) -> Decision:
         held = self.log.held
         mine = self._showing("candidate", ours)
-        judged = judge(held.label, mine, [self._showing(*one) for one in _named(rivals, held)], self.seed)
+        theirs = [self._showing(*one) for one in _named(rivals, held)]
+        judged = judge(held.label, held.prompt, mine, theirs, self.seed)
         passed = all(rival.better for rival in judged)
         rng = np.random.default_rng(self.seed)
         fcfs = self.crowd.scene(ours.predictions, "candidate").fcfs_figures
