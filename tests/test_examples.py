@@ -241,6 +241,21 @@ def test_logged_features_that_do_not_fit_their_names_are_refused_by_row() -> Non
             read(broken)
 
 
+def test_a_name_of_megabytes_costs_one_row_its_end_and_the_others_nothing() -> None:
+    """Engines that do not look at a model's name answer to any: arrays must not give each row the longest one's room."""
+    long = "\N{SNOWMAN}" * 1_000_000
+    logged = {
+        "output_tokens": 5, "features": bytes(4), "feature_names": ("one",), "model": long, "tenant": long,
+        "class_name": long,
+    }  # fmt: skip
+    for data in (
+        read({**logged, "id": "a"}, {**logged, "id": "b", "model": "m"}),
+        read({**GOOD, "model": long, "tenant": long, "part": long}, {**GOOD, "model": "m"}),
+    ):
+        assert data.model[1] == "m"
+        assert max(data.model.itemsize, data.tenant.itemsize, data.part.itemsize) <= 1_000
+
+
 def test_text_and_logged_rows_are_not_mixed() -> None:
     """Half the rows without text would teach the head that long prompts are empty."""
     with pytest.raises(DataError, match="one kind at a time"):

@@ -21,6 +21,8 @@ HASH_BITS: Final = 15
 MAX_LABEL_TOKENS: Final = 10_000_000
 # Of a logarithm: no request asks for more answers.
 _MOST_COUNTED: Final = 10.0
+# An array of names gives each of them the room of the longest.
+_LONGEST_NAME: Final = 200
 _BODY_FIELDS: Final = frozenset(RequestBody.__struct_encode_fields__)
 _SPLITS: Final = frozenset({"", "train", "heldout"})
 
@@ -87,13 +89,13 @@ def text_example(location: str, row: Row) -> Example:
         raise DataError(f"{location}: {error}") from error
     view = read_view(body)
     tokens, censored = _label(location, row, output_limit(body), body.answer_count * view.prompts)
-    tenant = str(row.get("tenant") or "default")
+    tenant = _name(row.get("tenant") or "default")
     return Example(
         output_tokens=tokens,
         censored=censored,
         split=_split(location, row),
-        part=str(row.get("part") or row.get("kind") or row.get("source") or ""),
-        model=body.model or "",
+        part=_name(row.get("part") or row.get("kind") or row.get("source")),
+        model=_name(body.model),
         prompt=_prompt_of(view),
         tenant=tenant,
         body=body,
@@ -114,16 +116,20 @@ def logged_example(location: str, row: Row) -> Example:
         output_tokens=tokens,
         censored=censored,
         split=_split(location, row),
-        part=str(row.get("class_name") or ""),
-        model=str(row.get("model") or ""),
+        part=_name(row.get("class_name")),
+        model=_name(row.get("model")),
         prompt=_logged_prompt(row),
-        tenant=str(row.get("tenant") or "default"),
+        tenant=_name(row.get("tenant") or "default"),
         raw=_logged_raw(location, row, vector),
         vector=vector,
         names=names,
         arrival_us=int(row.get("arrival_us") or 0),
         quantile=math.nan if row.get("quantile") is None else float(row["quantile"]),
     )
+
+
+def _name(value: object) -> str:
+    return str(value or "")[:_LONGEST_NAME]
 
 
 def _logged_prompt(row: Row) -> str:
