@@ -22,6 +22,7 @@ _COMMANDS: Final = {
     "sidecar-patch": ("proxy.sidecar_patch", "the patch that adds the sidecar to a Deployment"),
     "demo": ("training.demo", "FCFS against Headway on this machine"),
 }
+_SERVING: Final = frozenset({"serve", "run"})
 # What a shell says of a program that SIGINT ended.
 _INTERRUPTED: Final = 130
 _PACKAGES: Final = ("predictor", "proxy", "training")
@@ -35,6 +36,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Predicting multiplies small matrices on the event loop: helping threads would cost more than they bring.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if not _SERVING.intersection(arguments[:1]):
+        return _run(arguments)
+    with importlib.import_module("proxy.signals").held_back():
+        return _run(arguments)
+
+
+def _run(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="headway", description="Short answers first, and nobody starves.")
     parser.add_argument("--version", action="version", version=f"headway {_version()}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

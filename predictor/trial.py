@@ -4,6 +4,7 @@ import argparse
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -16,28 +17,46 @@ _NICENESS: Final = 10
 _REFUSED: Final = 3
 
 
-def try_artifact(directory: Path, patience_s: float = _PATIENCE_S) -> None:
+def try_artifact(
+    directory: Path,
+    patience_s: float = _PATIENCE_S,
+    started: Callable[[subprocess.Popen[bytes]], object] = lambda _: None,
+) -> None:
     """Load an artifact and run its self-test in a child; takes a second, so call it off the event loop.
 
-    Raises TrialError where the child crashed or refused the artifact, of it TrialUnfinishedError where it could not
-    start or took longer than `patience_s`.
+    `started` is given the child, for whoever may not want to wait for its end. Raises TrialError where the child
+    crashed or refused the artifact, of it TrialUnfinishedError where it could not start or took longer than
+    `patience_s`.
     """
     command = [sys.executable, "-m", "predictor.trial", str(directory)]
     try:
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=patience_s, check=False
-        )
+        status, said = _run(command, patience_s, started)
     except subprocess.TimeoutExpired as error:
         raise TrialUnfinishedError(directory, f"its trial took longer than {patience_s:g} s") from error
     except OSError as error:
         raise TrialUnfinishedError(directory, f"its trial could not start: {error.strerror}") from error
-    if done.returncode == 0:
+    if status == 0:
         return
-    last = (done.stderr.decode("utf-8", "replace").strip().splitlines() or ["no word"])[-1]
-    if done.returncode == _REFUSED:
+    last = (said.decode("utf-8", "replace").strip().splitlines() or ["no word"])[-1]
+    if status == _REFUSED:
         raise TrialError(directory, last[:_LONGEST_REASON])
-    ended = f"signal {-done.returncode}" if done.returncode < 0 else f"status {done.returncode}"
+    ended = f"signal {-status}" if status < 0 else f"status {status}"
     raise TrialError(directory, f"it killed its trial ({ended}): {last[:_LONGEST_REASON]}")
+
+
+def _run(
+    command: list[str], patience_s: float, started: Callable[[subprocess.Popen[bytes]], object]
+) -> tuple[int, bytes]:
+    """Exit status and stderr; never leaves the child running."""
+    pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
+    with subprocess.Popen(command, stdin=nothing, stdout=nothing, stderr=pipe) as child:
+        started(child)
+        try:
+            _, said = child.communicate(timeout=patience_s)
+        except BaseException:
+            child.kill()
+            raise
+    return child.returncode, said
 
 
 def main() -> int:

@@ -3,6 +3,7 @@
 import asyncio
 import collections
 import logging
+import subprocess
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -119,7 +120,7 @@ class ArtifactWatch:
         if wanted == self._current:
             return
         try:
-            ranker = await asyncio.to_thread(self._prepared, wanted)
+            ranker = await self._prepare(wanted)
         except TrialUnfinishedError as error:
             self._refused("refused", error, f"it is tried again in {_AGAIN_S:g} s")
             asyncio.get_running_loop().call_later(_AGAIN_S, self.wake)
@@ -132,7 +133,20 @@ class ArtifactWatch:
         self.outcomes["loaded"] += 1
         _LOG.info("%s is now %s", self._role.value, wanted or "what comes with Headway")
 
-    def _prepared(self, wanted: str | None) -> LightGBMRanker | None:
+    async def _prepare(self, wanted: str | None) -> LightGBMRanker | None:
+        """The artifact, tried and loaded. Raises PredictorError. Cancelled, it ends the trial: its thread, and with it
+        a proxy that is to stop, would wait for that."""
+        trials: list[subprocess.Popen[bytes]] = []
+        try:
+            return await asyncio.to_thread(self._prepared, wanted, trials.append)
+        except asyncio.CancelledError:
+            for trial in trials:
+                trial.kill()
+            raise
+
+    def _prepared(
+        self, wanted: str | None, started: Callable[[subprocess.Popen[bytes]], object]
+    ) -> LightGBMRanker | None:
         """In a thread: the artifact, tried and loaded. Raises PredictorError."""
         if wanted is None:
             if self._unpublished is None:
@@ -141,7 +155,7 @@ class ArtifactWatch:
         directory = artifact_directory(self._state, wanted)
         if not directory.is_dir():
             raise RegistryError(f"artifact {directory} is not there")
-        try_artifact(directory)
+        try_artifact(directory, started=started)
         try:
             ranker = LightGBMRanker.load(directory, self._history)
         except PredictorError:

@@ -1,7 +1,6 @@
 """`headway serve`: read the settings, run the proxy until a signal, drain, stop."""
 
 import argparse
-import asyncio
 import gc
 import logging
 import os
@@ -20,6 +19,7 @@ from proxy.configuration import load_settings
 from proxy.describe import describe
 from proxy.order import endless_waits
 from proxy.settings import Settings, SettingsError
+from proxy.signals import hear, stop_signal, unless
 
 _YOUNG_OBJECTS: Final = 20_000
 _LOG: Final = logging.getLogger("headway")
@@ -78,18 +78,15 @@ def given(args: argparse.Namespace) -> dict[str, Any]:
 
 
 async def _serve(settings: Settings, args: argparse.Namespace) -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    stop = stop_signal()
     hangup = Hangup(partial(_read_settings, args))
     warn_of_endless_waits(settings)
     headway = Headway(settings)
-    await headway.start()
-    hangup.reloads(headway)
-    calm_collector()
-    _LOG.info("serving on %s in front of %s", headway.url, ", ".join(settings.engine))
-    await stop.wait()
+    if await unless(stop, headway.start()):
+        hangup.reloads(headway)
+        calm_collector()
+        _LOG.info("serving on %s in front of %s", headway.url, ", ".join(settings.engine))
+        await stop.wait()
     await headway.drain()
     await headway.stop()
 
@@ -121,7 +118,7 @@ class Hangup:
         self._read = read
         self._headway: Headway | None = None
         self._came_early = False
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._heard)
+        hear(signal.SIGHUP, self._heard)
 
     def reloads(self, headway: Headway) -> None:
         """The proxy has started."""

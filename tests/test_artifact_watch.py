@@ -3,17 +3,21 @@
 import asyncio
 import logging
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
-from harness import CHAT, ask_raw, chat, engine_of, eventually, metrics_text, post, proxy_before
+from harness import CHAT, PATIENCE_S, ask_raw, chat, engine_of, eventually, metrics_text, post, proxy_before
 from published import add_artifact, publish
 
 from predictor.artifact import METADATA
 from predictor.errors import TrialUnfinishedError
+from predictor.history import History
 from predictor.lightgbm_ranker import DEFAULT_ARTIFACT
 from predictor.registry import Role, artifact_directory, artifact_id_of, pointer_path, write_pointer
+from predictor.trial import try_artifact
 from proxy.app import Headway
+from proxy.artifact_watch import ArtifactWatch, PointerFile
 from proxy.ranking import Ranking
 from training.emulator import EmulatedEngine
 
@@ -193,7 +197,7 @@ async def test_a_machine_too_busy_for_a_trial_is_asked_again(
     """Too slow a child is no fault of the artifact's: a while later it is tried once more, and serves."""
     trials: list[Path] = []
 
-    def slow_at_first(directory: Path) -> None:
+    def slow_at_first(directory: Path, **_: object) -> None:
         trials.append(directory)
         if len(trials) == 1:
             raise TrialUnfinishedError(directory, "its trial took longer than 30 s")
@@ -228,3 +232,21 @@ async def test_what_was_learned_outlives_the_artifact(engine: EmulatedEngine, tm
         newer = publish(tmp_path, "newer")
         await eventually(lambda: headway.status().artifact == newer)
         assert len(ranking.history) >= known
+
+
+async def test_a_stop_does_not_wait_for_a_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An artifact that loads for ever is given up with whoever waits for it, and so is its thread."""
+    publish(tmp_path, "endless")
+    script = tmp_path / "python"
+    script.write_text(f"#!/bin/sh\ntouch {tmp_path}/tried\nexec sleep 600\n")
+    script.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(script))
+    monkeypatch.setattr("proxy.artifact_watch.try_artifact", partial(try_artifact, patience_s=600.0))
+    source = PointerFile(tmp_path, Role.CHAMPION)
+    watch = ArtifactWatch(source, role=Role.CHAMPION, state=tmp_path, history=History(), take=lambda _: None)
+    following = asyncio.create_task(watch.follow())
+    await eventually((tmp_path / "tried").exists)
+    following.cancel()
+    async with asyncio.timeout(PATIENCE_S):
+        await asyncio.wait([following])
+        await asyncio.get_running_loop().shutdown_default_executor()

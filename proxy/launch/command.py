@@ -5,7 +5,6 @@ import asyncio
 import importlib.util
 import logging
 import os
-import signal
 import socket
 import sqlite3
 import subprocess
@@ -13,7 +12,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import uvloop
 
@@ -23,6 +22,7 @@ from proxy.launch.plan import LOOPBACK, Plan, make_plan
 from proxy.launch.supervisor import EngineEndedError, Supervisor
 from proxy.serve import Hangup, add_settings, calm_collector, given, warn_of_endless_waits
 from proxy.settings import Settings, SettingsError
+from proxy.signals import stop_signal, unless
 
 _LOG: Final = logging.getLogger("headway.run")
 _SEPARATOR: Final = "--"
@@ -140,11 +140,8 @@ async def _run(settings: Settings, plan: Plan, options: argparse.Namespace) -> N
         ready_timeout_s=options.ready_timeout,
         grace_s=options.engine_grace,
     )
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     try:
-        await _serve(settings, partial(_read_settings, options, plan), supervisor, stop)
+        await _serve(settings, partial(_read_settings, options, plan), supervisor, stop_signal())
     finally:
         await supervisor.stop()
 
@@ -158,26 +155,14 @@ async def _serve(
     """
     hangup = Hangup(read)
     headway = Headway(settings)
-    await headway.start()
-    hangup.reloads(headway)
+    if started := await unless(stop, headway.start()):
+        hangup.reloads(headway)
     try:
-        if await _unless(stop, supervisor.start()):
+        if started and await unless(stop, supervisor.start()):
             await headway.look()
             calm_collector()
             _LOG.info("serving on %s", headway.url)
-            await _unless(stop, supervisor.watch())
+            await unless(stop, supervisor.watch())
     finally:
         await headway.drain()
         await headway.stop()
-
-
-async def _unless(stop: asyncio.Event, work: Any) -> bool:
-    """Do some work, unless a signal comes first; says whether it was done. Raises what the work raises."""
-    task, stopped = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
-    done, _ = await asyncio.wait((task, stopped), return_when=asyncio.FIRST_COMPLETED)
-    for one in (task, stopped):
-        one.cancel()
-    await asyncio.wait((task, stopped))
-    if task in done:
-        task.result()
-    return task in done

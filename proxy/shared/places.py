@@ -115,6 +115,8 @@ class Places:
         await self._link.attempt(_PART, self._leave)
 
     async def _leave(self) -> bool:
+        if not self._beaten_us:
+            return False
         for replica in self._dispatcher.scheduler.replicas:
             await self._link.client.hdel(_key(replica.name), self._proxy_id)
         return False
