@@ -56,9 +56,9 @@ chart: $(READY)  ## renew the chart's schema descriptions and README table from 
 
 lock: $(READY)  ## renew requirements.lock from pyproject.toml
 	$(BIN)/uv pip compile -q --no-emit-index-url --no-header --no-annotate --universal --python-version 3.11 \
-	  pyproject.toml --group dev --extra parquet --extra plot --generate-hashes -o requirements.lock
+	  pyproject.toml --group dev --extra parquet --extra plot --extra otel --generate-hashes -o requirements.lock
 	$(BIN)/uv pip compile -q --no-emit-index-url --no-header --no-annotate --universal --python-version 3.11 \
-	  pyproject.toml -c requirements.lock --generate-hashes -o requirements-image.lock
+	  pyproject.toml $(addprefix --extra ,$(IMAGE_EXTRAS)) -c requirements.lock --generate-hashes -o requirements-image.lock
 	printf 'aiperf\nlocust\n' | $(BIN)/uv pip compile -q --no-emit-index-url --no-header --no-annotate --python-version 3.11 \
 	  - -o tests/engines/clients.lock
 

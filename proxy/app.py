@@ -77,8 +77,7 @@ class Headway:
         self._together: Together | None = None
         self._listeners: list[Listener] = []
         self._tasks: list[asyncio.Task[None]] = []
-        self.port = 0
-        self.admin_port = 0
+        self.port = self.admin_port = 0
 
     @property
     def _policy(self) -> Policy:
@@ -263,6 +262,7 @@ class Headway:
         await self._learning.close()
         for listener in self._listeners:
             await listener.stop()
+        await self._serving.close()
         if self._together is not None:
             await self._together.close()
         if isinstance(self._log, TrafficLog):

@@ -69,15 +69,15 @@ class Bookkeeper:
         if tokens is not None and exchange.identity is not None:
             self.fairness.served(exchange.identity.tenant, tokens, self._clock.now_us())
         estimate = exchange.estimate or Estimate(NEUTRAL)
-        self._record(
-            exchange.record(
-                policy=policy,
-                mode=self._mode,
-                artifact=estimate.artifact or self._estimator.artifact_id,
-                text_mode=self._text_mode,
-            ),
-            estimate.features.schema if estimate.features else None,
+        record = exchange.record(
+            policy=policy,
+            mode=self._mode,
+            artifact=estimate.artifact or self._estimator.artifact_id,
+            text_mode=self._text_mode,
         )
+        self._record(record, estimate.features.schema if estimate.features else None)
+        if exchange.span is not None:
+            exchange.span.end(record, self._clock.now_us())
 
     def came_back(self, engine: str) -> None:
         """An engine may have been started otherwise: how it orders is to be seen anew."""

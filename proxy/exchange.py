@@ -1,6 +1,6 @@
 """One request's life in the proxy, from its first byte to its one end: what was known, and when."""
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -10,6 +10,9 @@ from predictor.request import Api, RequestBody, prompt_characters
 from proxy.answers import Usage
 from proxy.identity import Identity
 from proxy.ranking import NEUTRAL, Estimate
+
+if TYPE_CHECKING:
+    from proxy.spans import RequestSpan
 
 _LONGEST_LOGGED_CHARACTERS: Final = 1 << 18
 
@@ -25,7 +28,7 @@ class Exchange(msgspec.Struct, eq=False):
     """Filled in on the way; `record` makes the traffic record of it. Times in microseconds of the clock.
 
     `attempts`: how often it was sent to an engine. `rank`: what the engine orders it by, lower first; None where
-    it was told nothing.
+    it was told nothing. `span`: None where nobody traces.
     """
 
     request_id: str
@@ -47,6 +50,7 @@ class Exchange(msgspec.Struct, eq=False):
     engine_queue_ms: float | None = None
     finish_reason: str | None = None
     outcome: Outcome | None = None
+    span: "RequestSpan | None" = None
 
     def end(self, outcome: Outcome) -> None:
         """Fix how it ended. The first end counts; there is only one."""

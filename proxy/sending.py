@@ -74,6 +74,8 @@ class Sender:
                 pass_key=pass_key,
                 may_set_priority=identity.may_set_priority,
             )
+            if exchange.span is not None:
+                exchange.span.lead(headers)
             path = target(request, exchange.api.value)
             try:
                 engine = await self._upstream.open(replica, "POST", path, headers, outgoing.body)
@@ -88,23 +90,30 @@ class Sender:
         finally:
             self._priorities.give_back(number)
 
-    async def ask(self, request: web.BaseRequest, query: SelfQuery, replica: str, *, pass_key: bool) -> bytes:
-        """The answer to a query about `request`, sent before everything that waits in the engine.
+    async def ask(
+        self, request: web.BaseRequest, query: SelfQuery, replica: str, exchange: Exchange, *, pass_key: bool
+    ) -> bytes:
+        """The answer to a query about the request of `exchange`, sent before everything that waits in the engine.
 
         Raises a HeadwayError where there is none, ValueError where it is none. Cancelled, it is aborted at the engine.
         """
         if query.render is not None:
             headers = to_engine(request.headers, {}, self._api_key, pass_key=pass_key)
-            query = query.with_tokens(await self._whole(replica, "/tokenize", headers, query.render))
+            rendered = await self._whole(replica, "/tokenize", headers, query.render, exchange)
+            query = query.with_tokens(rendered)
         turn = Turn(next(self._queries), _BEFORE_ALL)
         adapter = self._engines.adapter(replica)
         outgoing = adapter.outgoing(query.api, query.body, RequestBody(), turn, uuid.uuid4().hex)
         headers = to_engine(request.headers, outgoing.headers, self._api_key, pass_key=pass_key)
-        return await self._whole(replica, query.api.value, headers, outgoing.body)
+        return await self._whole(replica, query.api.value, headers, outgoing.body, exchange)
 
-    async def _whole(self, replica: str, path: str, headers: CIMultiDict[str], body: bytes) -> bytes:
+    async def _whole(
+        self, replica: str, path: str, headers: CIMultiDict[str], body: bytes, exchange: Exchange
+    ) -> bytes:
         """What the engine answers; read whole, since it is for us."""
         headers["Content-Type"] = "application/json"
+        if exchange.span is not None:
+            exchange.span.lead(headers)
         engine = await self._upstream.open(replica, "POST", path, headers, body)
         whole = b""
         try:

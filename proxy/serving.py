@@ -31,6 +31,7 @@ from proxy.replies import error_response
 from proxy.scheduling.queued import QueuedRequest
 from proxy.sending import Sender
 from proxy.settings import Settings
+from proxy.tracing import make_spans
 from proxy.upstream import Upstream
 
 _LOG: Final = logging.getLogger("headway.serving")
@@ -59,8 +60,10 @@ class Serving:
         asker: Asker | None,
         api_key: str | None,
     ) -> None:
+        """Raises SettingsError where spans are asked for and cannot be made."""
         self._settings = settings
         self._clock = clock
+        self._spans = make_spans(settings, clock)
         self.identities = identities
         self._estimator = estimator
         self._dispatcher = dispatcher
@@ -78,6 +81,8 @@ class Serving:
         """Serve one request; it ends exactly once, whatever happens."""
         exchange = Exchange(uuid.uuid4().hex, api, self._clock.now_us())
         try:
+            if self._spans is not None:
+                exchange.span = self._spans.begin(api, exchange.arrival_us, request.headers)
             return await self._serve(request, exchange)
         except HeadwayError as error:
             exchange.end(error.outcome)
@@ -98,6 +103,11 @@ class Serving:
             if self._asker is not None:
                 self._asker.judge(exchange)
             self._books.book(exchange, self._policy_name(exchange))
+
+    async def close(self) -> None:
+        """Everything has ended: let the last spans go out."""
+        if self._spans is not None:
+            await self._spans.close()
 
     async def _serve(self, request: web.BaseRequest, exchange: Exchange) -> web.StreamResponse:
         if self.draining:
@@ -142,7 +152,7 @@ class Serving:
             return
 
         def send(query: SelfQuery, engine: str) -> Awaitable[bytes]:
-            return self._sender.ask(request, query, engine, pass_key=not self.identities.uses_keys)
+            return self._sender.ask(request, query, engine, exchange, pass_key=not self.identities.uses_keys)
 
         self._asker.waits(Candidate(queued, exchange, raw, send))
         try:

@@ -260,6 +260,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         str | None,
         Meta(description="Certificates that an engine's TLS is held against; absent: the system's."),
     ] = None
+    otel_endpoint: Annotated[
+        Annotated[str, Meta(pattern=r"^https?://[^/?#@:\s][^/?#@\s]*(/[^?#@\s]*)?$")] | None,
+        Meta(
+            description="Base URL of an OTLP/HTTP collector, which gets a span per scheduled request (needs "
+            "headway[otel]); the OTEL_* environment variables say the rest; absent: no tracing."
+        ),
+    ] = None
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="Log level.")] = (
         "info"
     )

@@ -1,6 +1,7 @@
 """Fixtures that every test can use, and the event loop that serves in production."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -8,8 +9,10 @@ import aiohttp
 import harness
 import pytest
 import uvloop
-from harness import engine_of, proxy_before, session
+from aiohttp import web
+from harness import engine_of, proxy_before, serving_app, session
 from hypothesis import settings
+from otlp_collector import Collector
 
 from proxy.app import Headway
 from training.emulator import EmulatedEngine
@@ -45,3 +48,14 @@ async def client() -> AsyncIterator[aiohttp.ClientSession]:
     """An HTTP client without limits."""
     async with session() as opened:
         yield opened
+
+
+@pytest.fixture
+async def collector(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Collector]:
+    """A collector, and no settings of the SDK but a test's own."""
+    for name in [name for name in os.environ if name.startswith("OTEL_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    started = Collector()
+    async with serving_app(web.post("/v1/traces", started.take)) as started.url:
+        yield started

@@ -94,6 +94,14 @@ def test_proxy_reads_what_the_chart_writes(name: str, tmp_path: Any) -> None:
     assert load_settings({}, env, config).state == "/var/lib/headway"
 
 
+def test_spans_go_where_the_values_say(tmp_path: Any) -> None:
+    """A URL under `config` reaches the proxy as it is."""
+    manifests = render(*STACK, "config.otel_endpoint=http://collector.observability:4318")
+    config = tmp_path / "headway.toml"
+    config.write_text(only(manifests, "ConfigMap", suffix="headway")["data"]["headway.toml"])
+    assert load_settings({}, {}, config).otel_endpoint == "http://collector.observability:4318"
+
+
 @pytest.mark.parametrize("verb", ["serve", "retrain"])
 def test_commands_exist(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Every `headway` command line of the chart names a command and flags that there are."""

@@ -29,6 +29,7 @@ REFUSALS = [
     ((*STACK, "config.windwo=3"), {}, "additional properties 'windwo' not allowed"),
     ((*STACK, "config.port=3"), {}, "additional properties 'port' not allowed"),
     ((*STACK, "config.max_overtake=-1"), {}, "/config/max_overtake"),
+    ((*STACK, "config.otel_endpoint=collector:4318"), {}, "/config/otel_endpoint"),
     ((*STACK, "engine.modle=3"), {}, "additional properties 'modle' not allowed"),
     ((*STACK, "proxy.port=80000"), {}, "maximum: got 80,000, want 65,535"),
     ((IMAGE, "mode=gateway", "gateway.engines={vllm:8000}"), {}, "/gateway/engines/0"),
