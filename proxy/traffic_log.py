@@ -20,6 +20,8 @@ _LOG: Final = logging.getLogger("headway.traffic")
 _BATCH: Final = 128
 _FLUSH_S: Final = 0.5
 _QUEUE: Final = 100_000
+# With prompts in them (`text_mode = full`) records are some ten times as large, or a hundred.
+_QUEUE_WITH_TEXT: Final = 5_000
 # Old rows are dropped at the start, every hour and after so many new ones: often enough for the bounds of age and
 # number, seldom enough to cost nothing.
 _FORGET_EVERY_S: Final = 3600.0
@@ -88,7 +90,7 @@ class TrafficLog:
 
     def put(self, record: TrafficRecord, schema: Schema | None = None) -> None:
         """Hand over one record, with the schema of its features; never waits. A full queue drops it."""
-        if len(self._queue) >= _QUEUE:
+        if len(self._queue) >= (_QUEUE if record.body is None else _QUEUE_WITH_TEXT):
             self.dropped += 1
             return
         # Nobody is woken: a thread that ran once per request would take the interpreter from the event loop.

@@ -11,6 +11,7 @@ import pytest
 from harness import CHAT, ask_raw, chat, engine_of, eventually, post, proxy_before, raw_client
 
 from predictor.records import RECORD_VERSION, Outcome, TrafficRecord
+from predictor.request import RequestBody
 from predictor.traffic_store import open_store, read_records
 from proxy.ranking import Ranking
 from proxy.traffic_log import TrafficLog
@@ -148,6 +149,19 @@ def test_a_row_that_cannot_be_written_costs_itself_alone(tmp_path: Path) -> None
     log.close()
     assert [row.arrival_us for row in read_records(tmp_path / "traffic.db")] == [1, 4]
     assert (log.written, log.dropped) == (2, 2)
+
+
+def test_fewer_wait_that_hold_prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a disk is full what waits for it is bounded in memory too: records with text are dropped sooner, and counted."""
+    monkeypatch.setattr("proxy.traffic_log._FLUSH_S", 600.0)
+    monkeypatch.setattr("proxy.traffic_log._QUEUE_WITH_TEXT", 2)
+    log = TrafficLog(tmp_path / "traffic.db")
+    for number in range(4):
+        log.put(record(number, body=RequestBody(prompt="Hello")))
+    log.put(record(4))
+    assert log.dropped == 2
+    log.close()
+    assert [row.arrival_us for row in read_records(tmp_path / "traffic.db")] == [0, 1, 4]
 
 
 async def test_a_bad_row_does_not_end_the_writing(tmp_path: Path) -> None:
