@@ -5,7 +5,6 @@ import itertools
 import logging
 import sqlite3
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Final, Protocol
 from predictor.features.schema import Schema
 from predictor.records import TrafficRecord
 from predictor.traffic_store import forget, is_damaged, open_store, used_bytes, write_records
+from proxy.clock import Clock
 from proxy.settings import Settings
 
 _LOG: Final = logging.getLogger("headway.traffic")
@@ -63,9 +63,10 @@ class TrafficLog:
         keep_days: float = 30.0,
         keep_rows: int = 2_000_000,
         keep_bytes: int = 2 << 30,
-        now_s: Callable[[], float] = time.time,
+        now_s: Callable[[], float] | None = None,
     ) -> None:
-        """Opens or makes the database; raises sqlite3.Error or OSError where that fails. `now_s` is Unix time.
+        """Opens or makes the database; raises sqlite3.Error or OSError where that fails. `now_s` is Unix time, by
+        default the wall's of now and what passes since: a step of the wall must not age all rows at once.
 
         A file that is no database any more is moved aside: its loss must not keep the proxy from serving.
         """
@@ -73,11 +74,12 @@ class TrafficLog:
         self._keep_us = keep_days * _DAY_US
         self._keep_rows = keep_rows
         self._keep_bytes = keep_bytes
-        self._now_s = now_s
+        clock = Clock()
+        self._now_s = now_s or (lambda: clock.now_us() / 1e6)
         self._queue: deque[_Entry] = deque()
         self._closing = threading.Event()
         self._database: sqlite3.Connection | None = None  # the thread's alone
-        self._forget_at_s = now_s()
+        self._forget_at_s = self._now_s()
         self._since_forgotten = 0
         self._stuck = False
         self._said = False

@@ -10,6 +10,7 @@ from harness import CHAT, eventually
 
 from predictor.records import Outcome, TrafficRecord
 from predictor.traffic_store import open_store, read_records, write_records
+from proxy.clock import Clock
 from proxy.traffic_log import TrafficLog
 
 DAY_S = 86_400
@@ -39,6 +40,18 @@ async def test_a_quiet_log_forgets_by_the_clock(tmp_path: Path) -> None:
     await eventually(lambda: rows_in(path) == 1)
     log.close()
     assert (log.written, log.dropped) == (0, 0)
+
+
+def test_a_wall_that_jumps_ages_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that is set a year ahead while we run, and back again, must not cost the whole log."""
+    wall_ns = [1_000 * DAY_S * 10**9]
+    monkeypatch.setattr("proxy.traffic_log.Clock", lambda: Clock(wall_ns=lambda: wall_ns[0]))
+    path = tmp_path / "traffic.db"
+    log = TrafficLog(path, keep_days=30)
+    log.put(record(999 * DAY_S * 10**6))
+    wall_ns[0] += 365 * DAY_S * 10**9
+    log.close()
+    assert rows_in(path) == 1
 
 
 def test_a_process_that_ends_at_once_forgets_all_the_same(tmp_path: Path) -> None:
