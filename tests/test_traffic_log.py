@@ -152,7 +152,7 @@ def test_a_row_that_cannot_be_written_costs_itself_alone(tmp_path: Path) -> None
 
 
 def test_fewer_wait_that_hold_prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While a disk is full what waits for it is bounded in memory too: those with text are dropped sooner, and counted."""
+    """While a disk is full what waits for it is bounded in memory too: those with text go sooner."""
     monkeypatch.setattr("proxy.traffic_log._FLUSH_S", 600.0)
     monkeypatch.setattr("proxy.traffic_log._QUEUE_WITH_TEXT", 2)
     log = TrafficLog(tmp_path / "traffic.db")
