@@ -82,7 +82,7 @@ def read_pointer(state: Path, role: Role) -> str | None:
     try:
         return checked_id(data.decode("ascii", "backslashreplace").strip())
     except RegistryError as error:
-        raise RegistryError(f"{path}: {error}") from error
+        raise RegistryError(f"{path}: {error}; remove this file to begin anew") from error
 
 
 def write_pointer(state: Path, role: Role, artifact_id: str | None) -> None:

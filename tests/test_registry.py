@@ -46,10 +46,10 @@ def test_a_pointer_holds_what_was_written_last(tmp_path: Path) -> None:
     "damage", [b"", b"\0" * 16, b"0123456789abcde", b"../../../../etc/p", b"\xff" * 16, b"0" * 100_000]
 )
 def test_a_damaged_pointer_is_one_clear_error(tmp_path: Path, damage: bytes) -> None:
-    """Whatever is in the file, it is an id or an error that names the file."""
+    """Whatever is in the file, it is an id or an error that names the file and what to do."""
     models_directory(tmp_path).mkdir()
     pointer_path(tmp_path, Role.CHAMPION).write_bytes(damage)
-    with pytest.raises(RegistryError, match=r"champion.*is no artifact id") as caught:
+    with pytest.raises(RegistryError, match=r"champion.*is no artifact id.*remove this file") as caught:
         read_pointer(tmp_path, Role.CHAMPION)
     assert len(str(caught.value)) < 400 + len(str(tmp_path))
 

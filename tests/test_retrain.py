@@ -89,6 +89,7 @@ def test_the_second_of_two_says_so(tmp_path: Path, capsys: pytest.CaptureFixture
     ("arguments", "said"),
     [
         (["--from", "sqlite:////nowhere.db"], "no such file"),
+        (["--from", "lengths.jsonl"], "lengths.jsonl: is no traffic log; give sqlite:///FILE"),
         (["--rows", "0"], "--rows must be at least 1"),
         (["--max-extra-delay", "-1"], "--max-extra-delay must be"),
         (["--nice", "-1"], "--nice must be at least 0"),

@@ -181,6 +181,8 @@ def read_traffic(source: str) -> Iterator[LoggedRequest]:
     """Every request of a traffic log up to now, oldest first, however it ended. Raises DataError."""
     if source.startswith("sqlite:///"):
         found = _read_sqlite(Path(source.removeprefix("sqlite:///")))
+    elif not is_traffic(source):
+        raise DataError(f"{source}: is no traffic log; give sqlite:///FILE or redis://HOST")
     else:
         found = _read_redis(source)
     return _so_far(found, shown(source), time.time())
