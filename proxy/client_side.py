@@ -2,9 +2,12 @@
 
 import asyncio
 from collections.abc import Awaitable
-from typing import Final
+from typing import Final, NoReturn
 
 from aiohttp import web
+
+from proxy.errors import HeadwayError
+from proxy.exchange import Exchange
 
 # What an empty socket buffer takes whatever its client does: writing it waits for nobody.
 BUFFERED_BYTES: Final = 32 << 10
@@ -38,3 +41,12 @@ async def sent_whole(
         piece = view[start : start + BUFFERED_BYTES]
         await sent(request, response.write(piece), len(piece), limit_s)
     await sent(request, response.write_eof(), 0, limit_s)
+
+
+def cut(request: web.BaseRequest, exchange: Exchange, error: HeadwayError) -> NoReturn:
+    """An answer that has begun ends here: the connection closes without a last chunk, so that nobody takes it for
+    whole. Raises ConnectionResetError."""
+    exchange.end(error.outcome)
+    if request.transport is not None:
+        request.transport.close()
+    raise ConnectionResetError(error.message) from error

@@ -1,20 +1,21 @@
 """The way out: the engine's bytes to the client, observed as they pass."""
 
 from collections.abc import Awaitable, Callable
-from typing import Final, NoReturn
+from typing import Final
 
 from aiohttp import web
 from multidict import CIMultiDict
 
 from predictor.records import Outcome
-from proxy.answers import FAILED
-from proxy.client_side import BUFFERED_BYTES, sent, sent_whole
+from proxy.answers import FAILED, error_in
+from proxy.client_side import BUFFERED_BYTES, cut, sent, sent_whole
 from proxy.clock import Clock
 from proxy.dialects import decode_answer
 from proxy.engine_answer import EngineAnswer
 from proxy.errors import EngineFull, EngineGarbage, EngineRefused, HeadwayError
 from proxy.exchange import Exchange
 from proxy.headers import to_client
+from proxy.held_stream import HeldStream
 from proxy.replies import error_event
 from proxy.sse import StreamObserver, leading_error
 from proxy.upstream import Upstream
@@ -39,11 +40,12 @@ class Relay:
         engine_done: Callable[[], None],
         is_full: Callable[[int, bytes], bool],
         client_timeout_s: float,
+        held: HeldStream | None,
     ) -> None:
         """`engine_began` is called at the engine's first byte, `engine_done` as soon as it has sent its last.
 
         `is_full`: whether a refusal means that the engine's own queue is full. `client_timeout_s`: how long a
-        client may take nothing while more is to be sent.
+        client may take nothing while more is to be sent. `held`: the client's stream, which may be open already.
         """
         self._upstream = upstream
         self._clock = clock
@@ -53,13 +55,14 @@ class Relay:
         self._engine_done = engine_done
         self._is_full = is_full
         self._client_timeout_s = client_timeout_s
+        self._held = held
 
     async def answer(
         self, engine: EngineAnswer, ours: dict[str, str], *, drop_usage: bool
     ) -> web.StreamResponse:
         """Send the engine's answer, with the headers `ours` added.
 
-        Raises a HeadwayError only while nothing has gone to the client, so that a clear error still can.
+        Raises a HeadwayError only while nothing of it has gone to the client, so that a clear error still can.
         """
         self._exchange.status = engine.status
         headers = to_client(engine.headers, ours)
@@ -75,7 +78,9 @@ class Relay:
             if engine.status == 200:
                 self._note_first_byte()
             if len(whole) > _WHOLE_BYTES:
+                await self._check_unopened(engine, whole)
                 return await self._long(engine, headers, whole)
+        await self._check_unopened(engine, whole)
         self._check(engine, whole)
         if len(whole) > BUFFERED_BYTES:
             self._finish()
@@ -91,6 +96,16 @@ class Relay:
         finally:
             self._finish()
         return response
+
+    async def _check_unopened(self, engine: EngineAnswer, whole: bytes) -> None:
+        """Raise EngineRefused where the client's stream is open: what is no stream cannot follow in it."""
+        if self._held is None:
+            return
+        if engine.status != 200:
+            self._check_full(engine.status, whole)
+        if await self._held.opened() is not None:
+            said, status = error_in(whole) or (f"The engine sent no stream, but {engine.content_type}.", None)
+            raise EngineRefused(said, status=status)
 
     def _check(self, engine: EngineAnswer, whole: bytes) -> None:
         """Read what the answer says of itself; raise EngineGarbage where a good status carries no JSON."""
@@ -124,7 +139,7 @@ class Relay:
             while chunk := await self._read(engine):
                 await self._write(response, chunk)
         except HeadwayError as error:
-            self._cut(error)
+            cut(self._request, self._exchange, error)
         self._finish()
         self._exchange.end(Outcome.COMPLETED if engine.status == 200 else Outcome.ENGINE_ERROR)
         await self._sent(response.write_eof(), 0)
@@ -144,7 +159,7 @@ class Relay:
             # An error that begins in mid-line would not be read as an event of its own.
             event = error_event(error, self._exchange.api)
             await self._write(response, b"\n\n"[: 2 * observer.overlong] + event)
-            self._cut(error)
+            cut(self._request, self._exchange, error)
         finally:
             rest = observer.close()
             self._exchange.usage = observer.usage
@@ -193,6 +208,9 @@ class Relay:
             self._engine_began()
 
     async def _begin(self, engine: EngineAnswer, headers: CIMultiDict[str]) -> web.StreamResponse:
+        opened = None if self._held is None else await self._held.opened()
+        if opened is not None:
+            return opened
         response = web.StreamResponse(status=engine.status, reason=engine.reason, headers=headers)
         await response.prepare(self._request)
         return response
@@ -200,11 +218,3 @@ class Relay:
     def _finish(self) -> None:
         self._exchange.done_us = self._clock.now_us()
         self._engine_done()
-
-    def _cut(self, error: HeadwayError) -> NoReturn:
-        """The engine was lost after the answer had begun: close without the last chunk, so that nobody takes
-        it for whole."""
-        self._exchange.end(error.outcome)
-        if self._request.transport is not None:
-            self._request.transport.close()
-        raise ConnectionResetError(error.message)

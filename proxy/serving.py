@@ -5,6 +5,7 @@ import itertools
 import logging
 import uuid
 from collections.abc import Awaitable
+from functools import partial
 from typing import Final
 
 from aiohttp import web
@@ -22,6 +23,7 @@ from proxy.errors import Draining, EngineFull, EngineUnreachable, HeadwayError, 
 from proxy.exchange import Exchange
 from proxy.headers import steering_fields
 from proxy.health import HealthWatch
+from proxy.held_stream import HeldStream, held_open
 from proxy.identity import Identities, Identity
 from proxy.ingress import parse_body, read_body, without_steering
 from proxy.owners import Owners
@@ -119,12 +121,25 @@ class Serving:
         may = exchange.identity.may_set_priority
         raw = without_steering(raw, steering_fields(exchange.api, may_set_priority=may))
         exchange.estimate = self._estimate(exchange, exchange.identity, body)
+        every_s = self._settings.hold_keepalive_s
+        if every_s is None or not body.stream:
+            return await self._answered(request, raw, exchange, None)
+        timeout_s = self._settings.client_timeout_s
+        headers = partial(self._response_headers, exchange)
+        async with held_open(request, exchange, headers, every_s=every_s, client_timeout_s=timeout_s) as held:
+            return await self._answered(request, raw, exchange, held)
+
+    async def _answered(
+        self, request: web.BaseRequest, raw: bytes, exchange: Exchange, held: HeldStream | None
+    ) -> web.StreamResponse:
+        """Wait, send, relay; again where an engine took nothing of it."""
+        assert exchange.identity is not None and exchange.estimate is not None
         failures = refusals = 0
         while True:
             queued = self._queued(exchange, exchange.identity, exchange.estimate, len(raw))
             await self._wait(request, raw, queued, exchange)
             try:
-                return await self._exchange_with_engine(request, raw, queued, exchange)
+                return await self._exchange_with_engine(request, raw, queued, exchange, held)
             except EngineUnreachable:
                 # Nothing was sent, so it is safe to take another engine, or this one when it is back.
                 self._health.note(queued.replica or "", available=False)
@@ -203,7 +218,12 @@ class Serving:
         )
 
     async def _exchange_with_engine(
-        self, request: web.BaseRequest, raw: bytes, queued: QueuedRequest, exchange: Exchange
+        self,
+        request: web.BaseRequest,
+        raw: bytes,
+        queued: QueuedRequest,
+        exchange: Exchange,
+        held: HeldStream | None,
     ) -> web.StreamResponse:
         exchange.key_us = queued.key_us
         exchange.replica = queued.replica
@@ -212,11 +232,13 @@ class Serving:
             engine,
             outgoing,
         ):
-            return await self._relay(request, queued, exchange).answer(
+            return await self._relay(request, queued, exchange, held).answer(
                 engine, self._response_headers(exchange), drop_usage=outgoing.added_usage
             )
 
-    def _relay(self, request: web.BaseRequest, queued: QueuedRequest, exchange: Exchange) -> Relay:
+    def _relay(
+        self, request: web.BaseRequest, queued: QueuedRequest, exchange: Exchange, held: HeldStream | None
+    ) -> Relay:
         def engine_done() -> None:
             self._dispatcher.release(queued, exchange.actual_tokens(), exchange.engine_queue_ms)
             if self._asker is not None:
@@ -232,6 +254,7 @@ class Serving:
             engine_done=engine_done,
             is_full=self._engines.adapter(queued.replica or "").is_full,
             client_timeout_s=self._settings.client_timeout_s,
+            held=held,
         )
 
     def _policy_name(self, exchange: Exchange) -> str:

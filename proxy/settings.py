@@ -238,6 +238,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     client_timeout_s: Annotated[
         float, Meta(gt=0, description="Seconds a client may take nothing of its answer before it is cut off.")
     ] = 60.0
+    hold_keepalive_s: Annotated[
+        Annotated[float, Meta(ge=0.1)] | None,
+        Meta(
+            description="Seconds of waiting after which a stream opens with a comment, and gets one again; a later "
+            "refusal is its last event, not a status. Absent: never."
+        ),
+    ] = None
     connect_timeout_s: Annotated[float, Meta(gt=0, description="Seconds to connect to an engine.")] = 5.0
     engine_timeout_s: Annotated[
         float, Meta(gt=0, description="Seconds an engine may be silent, before or within an answer.")

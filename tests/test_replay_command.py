@@ -113,6 +113,28 @@ def test_tuning_writes_its_choice(trace: str, tmp_path: Path, capsys: pytest.Cap
     assert chosen[0]["figures"]["extra_delay_s"] <= 3
 
 
+def test_recorded_times_are_played_as_they_are(trace: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """`recorded` among the loads: the arrivals that were logged, at the load that they are to these engines."""
+    assert replay("--on", trace, "--loads", "recorded,1.2", "--policies", "fcfs", "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    loads = [one["load"] for one in report["outlooks"]]
+    assert loads[1] == 1.2
+    # 200 requests that came one in 0.1 s.
+    assert loads[0] * report["capacity_per_s"] == pytest.approx(10, rel=0.3)
+
+
+def test_tuning_tells_of_the_traffic_as_it_came(trace: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """D is chosen for a load at which order matters; whether the recorded traffic has one is said beside it."""
+    calm = ("--engine-profile", "demo", "--replicas", "8")
+    assert replay("--on", trace, *calm, "--tune", "--json") == 0
+    tuning = json.loads(capsys.readouterr().out)["tuning"]
+    assert tuning["load"] == 1.1
+    assert tuning["as_recorded"].startswith("As recorded: 8 x demo, trace, load 0.")
+    assert "not needed here" in tuning["as_recorded"]
+    assert replay("--on", trace, *calm, "--tune", "--arrivals", "poisson", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["tuning"]["as_recorded"] is None
+
+
 def test_text_is_ranked_by_the_default_artifact(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A lengths file with prompts needs no logged predictions."""
     path = tmp_path / "rows.jsonl"
@@ -130,6 +152,7 @@ def test_text_is_ranked_by_the_default_artifact(tmp_path: Path, capsys: pytest.C
         (["--loads", "1.0,fast"], "not a list of numbers"),
         (["--loads", "-1"], "above 0"),
         (["--loads", "nan"], "above 0"),
+        (["--arrivals", "poisson", "--loads", "recorded"], "recorded arrival times"),
         (["--requests", "2"], "at least 8"),
         (["--engine-profile", "abacus"], "choose from"),
         (["--lane-share", "1.5"], "--lane-share"),

@@ -7,9 +7,8 @@ import msgspec
 from proxy.doctor.findings import Finding, bad, good, note, unproven
 from proxy.doctor.target import Target, Timed, user
 
-QUESTION: Final = "\n\nHow many words will your answer have? Reply with a number."
 _WORDS: Final = ("river", "stone", "cloud", "lamp", "green", "paper", "music", "seven")
-# So many blocks must fit into the common prefix for a miss to mean anything.
+# So many blocks must fit into the prompt for a miss to mean anything.
 _BLOCKS: Final = 3
 _SHORTEST_TOKENS: Final = 160
 _UNKNOWN_BLOCK_TOKENS: Final = 128
@@ -39,12 +38,18 @@ async def check_prefix(target: Target) -> list[Finding]:
         return [note("shared prefix", "nothing is reused while the prefix cache is off")]
     block = _block_tokens(target)
     text = _prompt(target, block)
-    query = await target.chat({"messages": user(text + QUESTION), "max_tokens": 1, "temperature": 0})
-    real = await target.chat({"messages": user(text), "max_tokens": 1, "temperature": 0})
+    plain = {"messages": user(text), "max_tokens": 1, "temperature": 0}
+    try:
+        told = target.facts.kind != "generic"
+        query = await (target.ask_about(text, await target.token_ids()) if told else target.chat(plain))
+    except ValueError as error:
+        return [unproven("shared prefix", f"no query is answered: {error}")]
+    real = await target.chat(plain)
     if not (query.ok and real.ok):
-        return [unproven("shared prefix", f"a prompt of {len(text)} characters was refused")]
-    common = await _common_tokens(target, text) or real.prompt_tokens or 0
-    return judge(target.facts.kind, Reuse(real.cached_tokens, common // block * block), query, real)
+        return [unproven("shared prefix", f"a query or its prompt of {len(text)} characters was refused")]
+    # A prompt's last token is computed in any case: it gives the answer's first.
+    whole = max(0, (real.prompt_tokens or 0) - 1) // block * block
+    return judge(target.facts.kind, Reuse(real.cached_tokens, whole), query, real)
 
 
 def judge(kind: str, reuse: Reuse, query: Timed, real: Timed) -> list[Finding]:
@@ -58,7 +63,7 @@ def judge(kind: str, reuse: Reuse, query: Timed, real: Timed) -> list[Finding]:
             told = note(told.name, told.text)
         return [told, unproven("shared prefix", f"cannot be told ({spared})", _REPORT_FLAG.get(kind))]
     told = good("cached tokens", "usage tells them")
-    figures = f"{reuse.cached} of {reuse.possible} tokens of the shared prefix came from the cache; {spared}"
+    figures = f"{reuse.cached} of {reuse.possible} tokens of the prompt came from the cache; {spared}"
     if reuse.enough:
         return [told, good("shared prefix", figures)]
     if kind == "generic":
@@ -86,24 +91,6 @@ def _prompt(target: Target, block: int) -> str:
     tokens = min(max(_SHORTEST_TOKENS, (_BLOCKS + 1) * block), target.context_tokens // 2)
     words = (_WORDS[place * 5 % len(_WORDS)] for place in range(tokens))
     return f"{target.new_id()} " + " ".join(words)
-
-
-async def _common_tokens(target: Target, text: str) -> int | None:
-    """The length of the common prefix of query and request as the engine renders them; None if it won't tell."""
-    tokens = [await _tokenize(target, one) for one in (text, text + QUESTION)]
-    if not all(tokens):
-        return None
-    pairs = zip(*tokens, strict=False)
-    return next((place for place, (a, b) in enumerate(pairs) if a != b), min(map(len, tokens)))
-
-
-async def _tokenize(target: Target, text: str) -> list[int]:
-    reply = await target.post("/tokenize", {"model": target.model, "messages": user(text)})
-    try:
-        found = msgspec.json.decode(reply.body)["tokens"] if reply.status == 200 else []
-    except (msgspec.DecodeError, KeyError, TypeError):
-        return []
-    return found if isinstance(found, list) else []
 
 
 def _seconds(seen: Timed) -> str:

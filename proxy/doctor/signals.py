@@ -10,10 +10,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from predictor.request import Api
-from predictor.self_query import SELF_NAMES, NoQuery, build_query, read_signals
+from predictor.self_query import SELF_NAMES, read_signals
 from proxy.doctor.findings import Finding, note
-from proxy.doctor.target import Target, user
+from proxy.doctor.target import Target
 
 SHORT: Final = (
     "What is the capital of France? Answer with one word.",
@@ -65,12 +64,8 @@ async def check_signals(target: Target) -> list[Finding]:
 
 async def _ask(target: Target, prompt: str, token_ids: Sequence[int]) -> Told:
     """Raises ValueError where the engine does not answer, or without log-probabilities."""
-    raw = msgspec.json.encode({"model": target.model, "messages": user(prompt)})
-    sglang = target.adapter.kind == "sglang"
-    query = build_query(raw, Api.CHAT, sglang=sglang, token_ids=token_ids)
-    assert not isinstance(query, NoQuery), "a plain chat can be asked about"
     began_s = time.monotonic()
-    seen = await target.ask(query)
+    seen = await target.ask_about(prompt, token_ids)
     if not seen.ok:
         raise ValueError(f"the query is refused with status {seen.status}")
     return Told(read_signals(seen.body), time.monotonic() - began_s, seen.prompt_tokens or 0)

@@ -5,13 +5,14 @@ import itertools
 import statistics
 import time
 import uuid
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
 from multidict import CIMultiDict
 
 from predictor.request import Api, RequestBody, decode_body
-from predictor.self_query import SelfQuery
+from predictor.self_query import NoQuery, build_query
 from proxy.answers import Answer, error_in
 from proxy.asking.vocabulary import TokensUnknown, ask_token_ids
 from proxy.dialects import decode_answer
@@ -105,8 +106,11 @@ class Target(msgspec.Struct, frozen=True):
         outgoing = self.adapter.outgoing(Api.CHAT, raw, decode_body(raw), turn, self.new_id())
         return await self._send(Api.CHAT, outgoing, streamed=bool(body.get("stream")))
 
-    async def ask(self, query: SelfQuery) -> Timed:
-        """A self-prediction query, by the proxy's steps. Raises ValueError where its prompt is not rendered."""
+    async def ask_about(self, text: str, token_ids: Sequence[int]) -> Timed:
+        """A self-prediction query about a prompt, by the proxy's steps. Raises ValueError where it is not rendered."""
+        raw = msgspec.json.encode({"model": self.model, "messages": user(text)})
+        query = build_query(raw, Api.CHAT, sglang=self.adapter.kind == "sglang", token_ids=token_ids)
+        assert not isinstance(query, NoQuery), "a plain chat can be asked about"
         if query.render is not None:
             query = query.with_tokens((await self.post("/tokenize", query.render)).body)
         outgoing = self.adapter.outgoing(query.api, query.body, RequestBody(), None, self.new_id())

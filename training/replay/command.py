@@ -2,10 +2,9 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -13,23 +12,20 @@ from rich.console import Console
 from rich.progress import Progress
 
 from predictor.errors import PredictorError
+from training.replay.arguments import FEWEST, RECORDED, add_arguments, checked
 from training.replay.arrivals import Arrivals, draw_arrivals, peak_load
-from training.replay.engine import AUTO, CHOICES, profile_of
+from training.replay.engine import profile_of
 from training.replay.outlook import Advance, Outlook, Setting, default_overtake_s, look, runs_of
 from training.replay.predictions import Distortion, distorted, ranked
-from training.replay.scene import ORACLE, POLICIES, Knobs, Scene, capacity_per_s, jobs_of
+from training.replay.scene import Knobs, Scene, capacity_per_s, jobs_of
 from training.replay.show import console, show_outlook, show_tuning
 from training.replay.simulate import Pool
-from training.replay.tune import WHOLE_GRID, Limits, Tuning, tune
+from training.replay.tune import WHOLE_GRID, Limits, Tuning, tune, with_recorded
 from training.replay.verdict import logged_wait
 from training.replay.workload import LATEST, Workload, read_workload
 from training.sources import DataError
 
-_DEFAULT_POLICIES: Final = "fcfs,sjf,hrrn,boost,quantile,work,oracle-sjf,oracle-quantile,oracle-work"
-_KNOWN: Final = (*POLICIES, *(ORACLE + name for name in POLICIES if name != "fcfs"))
-_FEWEST: Final = 8
-# Kinds whose one crowd has no load to choose.
-_LOADLESS: Final = (Arrivals.BURST,)
+__all__ = ["add_arguments", "run"]
 
 
 class Replay(msgspec.Struct, frozen=True):
@@ -45,79 +41,6 @@ class Replay(msgspec.Struct, frozen=True):
     tau_b: float
     outlooks: tuple[Outlook, ...] = ()
     tuning: Tuning | None = None
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `headway replay`."""
-    _add_traffic(parser.add_argument)
-    _add_order(parser.add_argument)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--json", action="store_true", help="print one JSON document on stdout")
-
-
-def _add_traffic(add: Callable[..., object]) -> None:
-    """What arrives, and what serves it."""
-    add(
-        "--on",
-        required=True,
-        metavar="SRC",
-        help="sqlite:///log.db, redis://, *.jsonl[.gz], *.parquet, trace *.csv[.gz]",
-    )
-    add("--engine-profile", default=AUTO, metavar="NAME", help=CHOICES)
-    add("--replicas", type=int, default=1, help="how many such engines")
-    add("--window", type=int, help="requests at each engine at once; default: its slots")
-    add(
-        "--mode",
-        choices=("hybrid", "hold"),
-        default="hybrid",
-        help="hybrid: keys go to the engine as priorities",
-    )
-    add(
-        "--arrivals",
-        choices=[kind.value for kind in Arrivals],
-        help="default: trace where times are recorded, else poisson",
-    )
-    add("--loads", default="0.9,1.0,1.1", help="fractions of the measured capacity; closed: clients per slot")
-    add(
-        "--rows",
-        choices=("heldout", "all"),
-        default="heldout",
-        help="heldout: where rows have a split, only those that no ranker was trained on",
-    )
-    add("--requests", type=int, default=5_000, help="how many; a trace as recorded is never repeated")
-
-
-def _add_order(add: Callable[..., object]) -> None:
-    """What orders it, and what is looked for."""
-    add("--policies", default=_DEFAULT_POLICIES, help=f"comma-separated, of {', '.join(_KNOWN)}")
-    add(
-        "--max-overtake",
-        type=float,
-        metavar="S",
-        help="D; default: 2 x p99 wait under FCFS, within --max-extra-delay",
-    )
-    add("--lane-share", type=float, default=0.0, help="share of dispatches that go to the oldest waiter")
-    add("--artifact", type=Path, metavar="DIR", help="rank the rows' text or features with it")
-    add(
-        "--tau",
-        type=float,
-        default=0.6,
-        help="Kendall tau of the made-up ranker for rows without text or predictions",
-    )
-    add(
-        "--predictions",
-        choices=[how.value for how in Distortion],
-        default="none",
-        help="spoil them, to see what it costs",
-    )
-    add("--tune", action="store_true", help="find policy, D and lane share; uses the highest of --loads")
-    add(
-        "--max-extra-delay",
-        type=float,
-        metavar="S",
-        help="X: the most that anybody may wait longer than under FCFS",
-    )
-    add("--out", type=Path, metavar="FILE", help="with --tune: write the choice and the frontier as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -138,10 +61,10 @@ def run(args: argparse.Namespace) -> int:
 
 def replay(args: argparse.Namespace) -> Replay:
     """Everything that was asked for. Raises DataError, PredictorError, ValueError."""
-    policies, loads = _checked(args)
+    policies, loads = checked(args)
     stage = _Stage(args)
     if args.tune:
-        return stage.report(tuning=stage.tune(max(loads)))
+        return stage.report(tuning=stage.tune(max(loads, key=lambda load: load or 0.0)))
     return stage.report(outlooks=tuple(stage.look(load, policies) for load in loads))
 
 
@@ -157,24 +80,30 @@ class _Stage:
         self._workload = recorded.sized(
             args.requests, repeat=self._kind is not Arrivals.TRACE, rng=self._rng()
         )
-        if len(self._workload) < _FEWEST:
+        if len(self._workload) < FEWEST:
             raise DataError(
-                f"{recorded.source}: {len(self._workload)} usable rows; a replay needs at least {_FEWEST}"
+                f"{recorded.source}: {len(self._workload)} usable rows; a replay needs at least {FEWEST}"
             )
         self._lengths = self._workload.output_tokens.astype(np.float64)
         real = ranked(self._workload, args.artifact, args.tau, self._rng())
         self._ranked = distorted(real, self._lengths, Distortion(args.predictions), self._rng())
         self._capacity_per_s = capacity_per_s(self._pool, self._workload, self._rng())
 
-    def look(self, load: float, policies: list[str]) -> Outlook:
-        """One load, all policies."""
+    def look(self, load: float | None, policies: list[str]) -> Outlook:
+        """One load, all policies; None: as recorded."""
         scene, setting = self._scene(load)
         knobs = Knobs(self._overtake_s(scene, setting), self._args.lane_share)
-        with _progress(f"load {load:g}", runs_of(policies)) as advance:
+        with _progress(f"load {setting.load:.3g}", runs_of(policies)) as advance:
             return look(scene, setting, policies, knobs, advance)
 
-    def tune(self, load: float) -> Tuning:
-        """Search around the D that one load suggests."""
+    def tune(self, load: float | None) -> Tuning:
+        """Search around the D that one load suggests; what is chosen is played on the recorded times too."""
+        tuning = self._tune(load)
+        if load is None or self._kind is not Arrivals.TRACE:
+            return tuning
+        return with_recorded(tuning, *self._scene(None))
+
+    def _tune(self, load: float | None) -> Tuning:
         scene, setting = self._scene(load)
         reverse = distorted(self._ranked, self._lengths, Distortion.REVERSED, self._rng())
         asked_s = self._args.max_extra_delay
@@ -201,8 +130,9 @@ class _Stage:
         # A fresh one each time, so that no draw depends on which others were made.
         return np.random.default_rng(self._args.seed)
 
-    def _scene(self, load: float) -> tuple[Scene, Setting]:
+    def _scene(self, load: float | None) -> tuple[Scene, Setting]:
         clients, at_s, peak = 0, np.zeros(0), 1.0
+        load = self._recorded_load() if load is None else load
         if self._kind is Arrivals.CLOSED:
             clients = max(1, round(load * self._pool.replicas * self._pool.profile.max_num_seqs))
         else:
@@ -220,6 +150,13 @@ class _Stage:
         waits = logged_wait((item.wait_s, item.e2e_s) for item in self._workload.items)
         return scene, Setting(self._kind.value, load, self._capacity_per_s, peak, waits)
 
+    def _recorded_load(self) -> float:
+        """What the recorded times ask of these engines. DataError where others are played, or none are recorded."""
+        at_s = self._workload.at_s
+        if self._kind is not Arrivals.TRACE or at_s is None:
+            raise DataError(f"{self._workload.source}: --loads {RECORDED} goes with recorded arrival times")
+        return len(at_s) / float(at_s[-1] - at_s[0]) / self._capacity_per_s
+
     def _overtake_s(self, scene: Scene, setting: Setting) -> float:
         if self._args.max_overtake is not None:
             return float(self._args.max_overtake)
@@ -232,43 +169,6 @@ def _kind_of(asked: str | None, workload: Workload) -> Arrivals:
     if asked == Arrivals.TRACE and workload.at_s is None:
         raise DataError(f"{workload.source}: no arrival times are recorded; choose other --arrivals")
     return Arrivals(asked)
-
-
-def _checked(args: argparse.Namespace) -> tuple[list[str], list[float]]:
-    """Policies and loads. ValueError where an argument makes no sense."""
-    policies = [name.strip() for name in args.policies.split(",") if name.strip()]
-    unknown = [name for name in policies if name not in _KNOWN]
-    if unknown or not policies:
-        raise ValueError(f"unknown policy '{''.join(unknown[:1])}': choose from {', '.join(_KNOWN)}")
-    loads = _loads(args.loads)
-    complaints: tuple[tuple[bool, str], ...] = (
-        (args.requests < _FEWEST, f"--requests must be at least {_FEWEST}"),
-        (args.replicas < 1, "--replicas must be at least 1"),
-        (args.window is not None and args.window < 1, "--window must be at least 1"),
-        (not 0 <= args.lane_share <= 1, "--lane-share must be between 0 and 1"),
-        (not 0 <= args.tau <= 1, "--tau must be between 0 and 1"),
-        (not _is_time(args.max_overtake), "--max-overtake must be a number of seconds, 0 or more"),
-        (not _is_time(args.max_extra_delay), "--max-extra-delay must be a number of seconds, 0 or more"),
-        (args.out is not None and not args.tune, "--out goes with --tune"),
-    )
-    for wrong, text in complaints:
-        if wrong:
-            raise ValueError(text)
-    return policies, loads[:1] if args.arrivals in _LOADLESS else loads
-
-
-def _is_time(value: float | None) -> bool:
-    return value is None or 0 <= value < 1e9
-
-
-def _loads(text: str) -> list[float]:
-    try:
-        loads = [float(part) for part in text.split(",")]
-    except ValueError:
-        raise ValueError(f"--loads: '{text}' is not a list of numbers, such as 0.9,1.0") from None
-    if not all(0 < load <= 100 for load in loads):
-        raise ValueError("--loads: each must be above 0 and at most 100")
-    return loads
 
 
 @contextmanager

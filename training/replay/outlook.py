@@ -89,7 +89,7 @@ def look(scene: Scene, setting: Setting, policies: Sequence[str], knobs: Knobs, 
 
 def setting_of(scene: Scene, setting: Setting) -> str:
     """What a verdict holds for: the engines and the load, which need not be the operator's."""
-    return f"{scene.pool.replicas} x {scene.pool.profile.name}, {setting.arrivals}, load {setting.load:g}."
+    return f"{scene.pool.replicas} x {scene.pool.profile.name}, {setting.arrivals}, load {setting.load:.3g}."
 
 
 def default_overtake_s(fcfs: Figures, peak_load: float, extra_delay_s: float | None) -> float:

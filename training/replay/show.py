@@ -29,7 +29,7 @@ def console() -> Console:
 def show_outlook(to: Console, outlook: Outlook) -> None:
     """One load: a row per policy in two tables, then the verdict."""
     per_s = outlook.load * outlook.capacity_per_s
-    title = f"{outlook.arrivals}, load {outlook.load:g}: {per_s:.2f} requests/s"
+    title = f"{outlook.arrivals}, load {outlook.load:.3g}: {per_s:.2f} requests/s"
     to.print(_table(title, _TIMES, [_times(arm) for arm in outlook.arms]))
     to.print(_table("", _COSTS, [_costs(arm) for arm in outlook.arms]))
     lane = f", lane {outlook.lane_share:g}" if outlook.lane_share else ""
@@ -43,7 +43,7 @@ def show_outlook(to: Console, outlook: Outlook) -> None:
 
 def show_tuning(to: Console, tuning: Tuning) -> None:
     """The frontier, the choice and the verdict."""
-    table = Table(title=f"Frontier at {tuning.arrivals}, load {tuning.load:g}", title_justify="left")
+    table = Table(title=f"Frontier at {tuning.arrivals}, load {tuning.load:.3g}", title_justify="left")
     for name in (
         "policy",
         "D",
@@ -69,6 +69,8 @@ def show_tuning(to: Console, tuning: Tuning) -> None:
         "predictions, times FCFS's."
     )
     to.print(tuning.verdict + "\n", style="bold")
+    if tuning.as_recorded is not None:
+        to.print(tuning.as_recorded + "\n", style="bold")
 
 
 def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

@@ -42,7 +42,10 @@ class Point(msgspec.Struct, frozen=True):
 
 
 class Tuning(msgspec.Struct, frozen=True):
-    """The frontier, and the choice: `fcfs` with D = 0 where no point keeps the limits and gains."""
+    """The frontier, and the choice: `fcfs` with D = 0 where no point keeps the limits and gains.
+
+    `as_recorded`: the verdict on the choice at the times at which the traffic really came, where they are known.
+    """
 
     arrivals: str
     load: float
@@ -56,6 +59,7 @@ class Tuning(msgspec.Struct, frozen=True):
     gets: float
     frontier: tuple[Point, ...]
     verdict: str
+    as_recorded: str | None = None
 
 
 class Grid(msgspec.Struct, frozen=True):
@@ -117,6 +121,14 @@ def tune(
         verdict=f"{setting_of(scene, setting)} "
         f"{verdict(scene.fcfs_figures, best, figures, knobs.max_overtake_s)}{setting.logged}",
     )
+
+
+def with_recorded(tuning: Tuning, scene: Scene, setting: Setting) -> Tuning:
+    """The tuning with a verdict on `scene`, the same requests at their own times."""
+    best = min((scene.figures(name, Knobs(0.0)) for name in SHORTEST_FIRST), key=lambda one: one.ttft_s.mean)
+    ours = scene.figures(tuning.policy, tuning.choice)
+    said = verdict(scene.fcfs_figures, best, ours, tuning.choice.max_overtake_s)
+    return msgspec.structs.replace(tuning, as_recorded=f"As recorded: {setting_of(scene, setting)} {said}")
 
 
 def _shortest(scene: Scene, name: str, advance: Advance) -> Figures:
