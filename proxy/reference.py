@@ -40,6 +40,19 @@ _LENGTH_FIELDS: Final = (
     ("`part`", "What `evaluate` reports apart."),
 )
 
+_COMMANDS: Final = """\
+Where it is not 0, stderr says what is wrong. `headway doctor` instead says what it found: 0 good,
+1 bad, 2 not proven, or asked wrongly."""
+_STATUSES: Final = (
+    ("0", "Done; `serve` and `run`: stopped by a signal; `retrain`: also where it keeps what serves."),
+    (
+        "1",
+        "It could not be done, or the gate or an arm of the demo failed: data, artifact, disk, port, engine.",
+    ),
+    ("2", "It was asked wrongly, and nothing was done: flags, environment, the file of `--config`."),
+    ("130", "Interrupted by SIGINT, where no proxy ends in good order."),
+)
+
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
     yield f"| {' | '.join(head)} |"
@@ -99,6 +112,7 @@ def _sections() -> Iterator[tuple[str, str, Iterable[str]]]:
     yield "## Routes", "", _routes()
     metrics = _table(("name", "type", "labels", "what"), _metrics())
     yield "## Metrics", "`headway_redis_up` and `headway_proxies` are there with `redis` only.", metrics
+    yield "## Exit statuses", _COMMANDS, _table(("status", "what"), _STATUSES)
     yield "## Lengths files", _LENGTHS, _table(("field", "what"), _LENGTH_FIELDS)
 
 

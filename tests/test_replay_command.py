@@ -152,15 +152,12 @@ def test_text_is_ranked_by_the_default_artifact(tmp_path: Path, capsys: pytest.C
         (["--loads", "1.0,fast"], "not a list of numbers"),
         (["--loads", "-1"], "above 0"),
         (["--loads", "nan"], "above 0"),
-        (["--arrivals", "poisson", "--loads", "recorded"], "recorded arrival times"),
         (["--requests", "2"], "at least 8"),
         (["--engine-profile", "abacus"], "choose from"),
         (["--lane-share", "1.5"], "--lane-share"),
         (["--max-overtake", "nan"], "--max-overtake"),
         (["--window", "0"], "--window"),
         (["--out", "x.json"], "--tune"),
-        (["--artifact", "nowhere"], "leave out --artifact"),
-        (["--tune", "--arrivals", "burst", "--out", "/nonexistent/x.json"], "/nonexistent/x.json"),
     ],
 )
 def test_bad_arguments_are_one_line_and_exit_2(
@@ -176,8 +173,10 @@ def test_bad_arguments_are_one_line_and_exit_2(
     assert complaint in lines[0]
 
 
-def test_bad_data_is_one_line_and_exit_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """No such file, an unknown kind, too few rows, no times for trace arrivals."""
+def test_what_cannot_be_read_or_written_is_one_line_and_exit_1(
+    trace: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No such file, an unknown kind, no times for trace arrivals, nothing for an artifact to go by, no folder."""
     few = tmp_path / "few.jsonl"
     few.write_text('{"prompt": "x", "output_tokens": 3}\n')
     other = tmp_path / "other.txt"
@@ -186,6 +185,15 @@ def test_bad_data_is_one_line_and_exit_2(tmp_path: Path, capsys: pytest.CaptureF
         (["--on", str(tmp_path / "none.csv")], "no such file"),
         (["--on", str(other)], "unknown kind"),
         (["--on", str(few), "--arrivals", "trace"], "no arrival times"),
+        (["--on", trace, "--arrivals", "poisson", "--loads", "recorded"], "recorded arrival times"),
+        (["--on", trace, "--artifact", "nowhere"], "leave out --artifact"),
+        (
+            ["--on", trace, *("--tune", "--arrivals", "burst", "--out", "/nonexistent/x.json")],
+            "/nonexistent/x",
+        ),
     ):
-        assert replay(*arguments) == 2
-        assert complaint in capsys.readouterr().err
+        assert replay(*arguments) == 1
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert complaint in captured.err
+        assert len(captured.err.strip().splitlines()) == 1

@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do it and report; 1 and one line on stderr where it cannot be done, or where the gate stays shut."""
+    """Do it and report; one line on stderr where it cannot be done, and 1 also where the gate stays shut."""
     try:
         place = place_of(args)
         args.state = place.state
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
             decision = _publish(args, place) if args.verb == "publish" else roll_back(args.state, args.target)
     except (DataError, PredictorError, BusyError, ValueError) as error:
         print(f"headway models: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, ValueError) else 1
     except OSError as error:
         print(f"headway models: {error.filename or args.state}: {error.strerror or error}", file=sys.stderr)
         return 1

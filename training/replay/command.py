@@ -44,17 +44,17 @@ class Replay(msgspec.Struct, frozen=True):
 
 
 def run(args: argparse.Namespace) -> int:
-    """Replay and report; 2 and one line on stderr where the arguments or the data are unusable."""
+    """Replay and report; one line on stderr where the arguments (2) or the data (1) are unusable."""
     try:
         report = replay(args)
         if args.out is not None and report.tuning is not None:
             args.out.write_bytes(msgspec.json.format(msgspec.json.encode(report.tuning), indent=1) + b"\n")
     except (DataError, PredictorError, ValueError) as error:
         print(f"headway replay: {error}", file=sys.stderr)
-        return 2
+        return 2 if isinstance(error, ValueError) else 1
     except OSError as error:
         print(f"headway replay: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 2
+        return 1
     _show(report, as_json=args.json)
     return 0
 

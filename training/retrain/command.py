@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Retrain and report; 1 and one line on stderr where it could not, and then nothing has changed."""
+    """Retrain and report; where it could not, one line on stderr says why, and nothing has changed."""
     try:
         place = place_of(args)
         plan = plan_of(args, place)
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
             decision = retrain(plan, steps)
     except (DataError, PredictorError, BusyError, ValueError) as error:
         print(f"headway retrain: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, ValueError) else 1
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         print(f"headway retrain: {where}{error.strerror or error}; who served still serves", file=sys.stderr)
