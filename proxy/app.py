@@ -21,9 +21,9 @@ from proxy.clock import Clock
 from proxy.discovery import Discovery
 from proxy.dispatcher import Dispatcher
 from proxy.engines.registry import Engines
-from proxy.errors import Draining
+from proxy.errors import SHUTTING_DOWN, Draining
 from proxy.fairness import Fairness
-from proxy.front import SHUTTING_DOWN, Front
+from proxy.front import Front
 from proxy.gauges import watch_proxy, watch_ranker, watch_redis
 from proxy.health import HealthWatch
 from proxy.learning import Learning, make_ranking
@@ -78,10 +78,6 @@ class Headway:
         self._listeners: list[Listener] = []
         self._tasks: list[asyncio.Task[None]] = []
         self.port = self.admin_port = 0
-
-    @property
-    def _policy(self) -> Policy:
-        return self._scheduler.policy_of(self.settings.default_class)
 
     @property
     def url(self) -> str:
@@ -214,7 +210,9 @@ class Headway:
             scheduler=self._scheduler,
             upstream=self._upstream,
             identities=lambda: self._serving.identities,
+            draining=lambda: self._serving.draining,
             owners=owners,
+            metrics=self.metrics,
             api_key=api_key,
         )
         self._front = Front(self._serving, self._passing, self._health, self._active, self.metrics)
@@ -270,11 +268,12 @@ class Headway:
 
     def status(self) -> Status:
         """What the proxy is doing now."""
-        bound_us = self._policy.overtake_bound_us
+        policy = self._scheduler.policy_of(self.settings.default_class)
+        bound_us = policy.overtake_bound_us
         return Status(
             version=version("headway"),
             mode=self.settings.mode,
-            policy=self._policy.name,
+            policy=policy.name,
             max_overtake_s=None if bound_us is None else bound_us / 1e6,
             order=self._order.ordering,
             artifact=self._estimator.artifact_id,

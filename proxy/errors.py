@@ -1,6 +1,6 @@
 """Every refusal Headway can give: its HTTP status, its code, how it is counted, and what to do about it."""
 
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import msgspec
 
@@ -162,6 +162,9 @@ class TenantFull(HeadwayError):
     outcome = Outcome.REFUSED_FULL
     advice = "Wait for the seconds in Retry-After, or raise max_waiting of the key."
     retryable = False
+
+
+SHUTTING_DOWN: Final = "This proxy is shutting down."
 
 
 class Draining(HeadwayError):

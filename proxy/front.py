@@ -1,20 +1,16 @@
 """The client port's entry: the allow-list decides what a request is, and whose it is to answer."""
 
-from typing import Final
-
 from aiohttp import web
 
 from proxy.active import ActiveCount
 from proxy.admin import METRICS_TYPE
-from proxy.errors import Draining, HeadwayError, MethodNotAllowed, UnknownRoute
+from proxy.errors import HeadwayError, MethodNotAllowed, UnknownRoute
 from proxy.health import HealthWatch
 from proxy.metrics import Metrics
 from proxy.passing import Passing
 from proxy.replies import error_response, json_response
 from proxy.routes import Handling, Route, find_route
 from proxy.serving import Serving
-
-SHUTTING_DOWN: Final = "This proxy is shutting down."
 
 
 class Front:
@@ -48,8 +44,6 @@ class Front:
         return self._own(request) if route.handling is Handling.OWN else await self._let_in(request, route)
 
     async def _let_in(self, request: web.BaseRequest, route: Route) -> web.StreamResponse:
-        if route.api is None and self._serving.draining:
-            return error_response(Draining(SHUTTING_DOWN), path=request.path)
         with self._active:
             if route.api is not None:
                 return await self._serving.serve(request, route.api)

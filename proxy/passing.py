@@ -1,19 +1,22 @@
 """Routes that are relayed and not scheduled: embeddings, tokenize, the model list, stored responses, …"""
 
+import asyncio
 from collections.abc import Callable
 
 from aiohttp import web
 from multidict import CIMultiDict
 
+from predictor.records import Outcome
 from proxy.client_side import sent
 from proxy.engine_answer import EngineAnswer
-from proxy.errors import EngineUnreachable, HeadwayError, UnknownResponse
+from proxy.errors import SHUTTING_DOWN, Draining, EngineUnreachable, HeadwayError, UnknownResponse
 from proxy.headers import steering_fields, to_client, to_engine
 from proxy.identity import Identities, Identity
 from proxy.ingress import read_body, target, without_steering
+from proxy.metrics import Metrics
 from proxy.owners import Owners
 from proxy.replies import error_response
-from proxy.routes import Route
+from proxy.routes import ROUTES, Handling, Route
 from proxy.scheduling.scheduler import Scheduler
 from proxy.settings import Settings
 from proxy.upstream import Upstream
@@ -29,23 +32,45 @@ class Passing:
         scheduler: Scheduler,
         upstream: Upstream,
         identities: Callable[[], Identities],
+        draining: Callable[[], bool],
         owners: Owners,
+        metrics: Metrics,
         api_key: str | None,
     ) -> None:
-        """`identities`: who may ask at present; `api_key`: the engine's."""
+        """`identities`: who may ask at present; `draining`: nobody may; `api_key`: the engine's."""
         self._settings = settings
         self._scheduler = scheduler
         self._upstream = upstream
         self._identities = identities
+        self._draining = draining
         self._owners = owners
         self._api_key = api_key
+        self._ended = metrics.counter(
+            "headway_relayed_requests",
+            "Requests of routes that are relayed and not scheduled, by route and how they ended.",
+            ["route", "outcome"],
+        )
+        for route in ROUTES.values():
+            if route.handling is Handling.RELAY:
+                self._ended.labels(route.path, Outcome.COMPLETED.value)
 
     async def serve(self, request: web.BaseRequest, route: Route) -> web.StreamResponse:
-        """Relay one request to the engine's route."""
+        """Relay one request to the engine's route; it is counted once, whatever happens."""
+        outcome = Outcome.INTERNAL_ERROR
         try:
-            return await self._serve(request, route)
+            response = await self._serve(request, route)
+            outcome = Outcome.COMPLETED if response.status < 400 else Outcome.ENGINE_ERROR
+            return response
         except HeadwayError as error:
+            outcome = error.outcome
             return error_response(error, path=request.path)
+        except (asyncio.CancelledError, ConnectionError) as error:
+            # An engine that is lost in mid-answer ends the client's connection too.
+            cause = error.__cause__
+            outcome = cause.outcome if isinstance(cause, HeadwayError) else Outcome.CLIENT_GONE
+            raise
+        finally:
+            self._ended.labels(route.path, outcome.value).inc()
 
     async def preflight(self, request: web.BaseRequest, route: Route) -> web.StreamResponse:
         """Relay a browser's question whether a page may send a request: it carries no key, and engines answer it
@@ -58,6 +83,8 @@ class Passing:
             return error_response(error, path=request.path)
 
     async def _serve(self, request: web.BaseRequest, route: Route) -> web.StreamResponse:
+        if self._draining():
+            raise Draining(SHUTTING_DOWN)
         identities = self._identities()
         identity = identities.identify(request.headers)
         bases = self._bases(route.response_id(request.path), identity, uses_keys=identities.uses_keys)

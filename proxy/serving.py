@@ -19,7 +19,15 @@ from proxy.booking import Bookkeeper
 from proxy.clock import Clock
 from proxy.dispatcher import Dispatcher
 from proxy.engines.registry import Engines
-from proxy.errors import Draining, EngineFull, EngineUnreachable, HeadwayError, InternalError, UnknownResponse
+from proxy.errors import (
+    SHUTTING_DOWN,
+    Draining,
+    EngineFull,
+    EngineUnreachable,
+    HeadwayError,
+    InternalError,
+    UnknownResponse,
+)
 from proxy.exchange import Exchange
 from proxy.headers import steering_fields
 from proxy.health import HealthWatch
@@ -113,7 +121,7 @@ class Serving:
 
     async def _serve(self, request: web.BaseRequest, exchange: Exchange) -> web.StreamResponse:
         if self.draining:
-            raise Draining("This proxy is shutting down.")
+            raise Draining(SHUTTING_DOWN)
         exchange.identity = self.identities.identify(request.headers)
         raw = await read_body(request, timeout_s=self._settings.body_timeout_s)
         exchange.body = body = parse_body(raw, exchange.api)

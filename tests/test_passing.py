@@ -4,7 +4,19 @@ import asyncio
 import logging
 
 import pytest
-from harness import CHAT, ask_raw, bare, chat, engine_of, error_of, outcomes, post, proxy_before, raw_client
+from harness import (
+    CHAT,
+    ask_raw,
+    bare,
+    chat,
+    engine_of,
+    error_of,
+    eventually,
+    outcomes,
+    post,
+    proxy_before,
+    raw_client,
+)
 from recording_relay import RecordingRelay
 from scripted_engine import JSON, Call, ScriptedEngine, head, reply, stream_head
 
@@ -14,6 +26,17 @@ from training.emulator import EmulatedEngine
 
 EMBEDDINGS = "/v1/embeddings"
 NOBODY = "http://127.0.0.1:9"
+
+
+def relayed(headway: Headway) -> dict[tuple[str, str], float]:
+    """Relayed requests by route and outcome, as /metrics counts them; what never happened is left out."""
+    families = headway.metrics.registry.collect()
+    (family,) = [one for one in families if one.name == "headway_relayed_requests"]
+    return {
+        (sample.labels["route"], sample.labels["outcome"]): sample.value
+        for sample in family.samples
+        if sample.name.endswith("_total") and sample.value
+    }
 
 
 async def test_the_model_list_is_the_engines(engine: EmulatedEngine) -> None:
@@ -159,12 +182,11 @@ async def test_a_client_that_leaves_closes_the_engines_connection() -> None:
     async with ScriptedEngine(waits) as engine, proxy_before(engine.url) as headway:
         async with raw_client(headway) as client:
             await client.send(post(EMBEDDINGS, b"{}"))
-            async with asyncio.timeout(60):
-                while not engine.calls:
-                    await asyncio.sleep(0.005)
+            await eventually(lambda: bool(engine.calls))
             client.reset()
         async with asyncio.timeout(60):
             await left.wait()
+        await eventually(lambda: relayed(headway) == {(EMBEDDINGS, "client_gone"): 1})
 
 
 async def test_limits_hold_here_too(engine: EmulatedEngine) -> None:
@@ -182,3 +204,39 @@ async def test_nothing_new_while_draining(headway: Headway) -> None:
         got = await ask_raw(headway, request)
         assert got.status == 503
         error_of(got.body, "draining")
+
+
+async def test_every_relayed_request_is_counted_by_how_it_ended() -> None:
+    """Once each, under the route of the list and never under a client's spelling; scheduled ones are counted apart."""
+    stored = "/v1/responses/{id}"
+    answers = {
+        EMBEDDINGS: reply(b"{}", JSON),
+        "/v1/models/org/mine": reply(b"{}", JSON, status="404 Not Found"),
+        "/v1/responses/resp_1": reply(b"{}", JSON),
+        "/tokenize": b"",
+        "/score": head(JSON, "Content-Length: 10") + b"abc",
+    }
+
+    async def by_path(call: Call) -> None:
+        path = call.head.split(b" ")[1].decode().partition("?")[0]
+        await call.send(answers[path])
+
+    async with ScriptedEngine(by_path) as engine, proxy_before(engine.url, max_body_bytes=10) as headway:
+        for path in (EMBEDDINGS, EMBEDDINGS + "?x=1", "/tokenize", "/score"):
+            await ask_raw(headway, post(path, b"{}"))
+        for path in ("/v1/models/org/mine", "/v1/responses/resp_1", EMBEDDINGS, "/unknown", "/healthz"):
+            await ask_raw(headway, bare("GET", path))
+        await ask_raw(headway, post(EMBEDDINGS, b"x" * 11))
+        await headway.drain()
+        await ask_raw(headway, post("/rerank", b"{}"))
+        await eventually(lambda: sum(relayed(headway).values()) == 8)
+        assert relayed(headway) == {
+            (EMBEDDINGS, "completed"): 2,
+            (EMBEDDINGS, "refused_invalid"): 1,
+            ("/v1/models/{model}", "engine_error"): 1,
+            (stored, "completed"): 1,
+            ("/tokenize", "engine_lost"): 1,
+            ("/score", "engine_lost"): 1,
+            ("/rerank", "refused_draining"): 1,
+        }
+        assert await outcomes(headway) == {}
