@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import PurePosixPath
 from typing import Any, Final
 
+import msgspec
+
 _NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 # Beyond the drain: the engine's own exit.
 _MARGIN_S: Final = 30
@@ -39,6 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--image", required=True, help="the proxy's image, with its tag")
     add(
+        "--pull-policy",
+        choices=["Always", "IfNotPresent", "Never"],
+        default="IfNotPresent",
+        help="when the kubelet pulls it (IfNotPresent)",
+    )
+    add(
         "--engine-container",
         type=_name,
         required=True,
@@ -57,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--config-map", type=_name, metavar="NAME", help="ConfigMap with headway.toml, instead of flags")
     _add_secrets(add)
+    _add_container(add)
     add("--drain-delay-s", type=_seconds, default=5, metavar="S", help="keep serving before the drain (5)")
     add("--drain-s", type=_seconds, default=600, metavar="S", help="longest drain (600)")
     add("--kustomize", action="store_true", help="with the head that kustomize wants in a patch")
@@ -70,6 +79,24 @@ def _add_secrets(add: Callable[..., object]) -> None:
     add("--redis-secret", **secret, help="Secret with Redis's `url`; with --redis: with its `password`")
     add("--redis", metavar="URL", help="Redis that proxies share")
     add("--redis-ca-secret", **secret, help="Secret whose `ca.crt` Redis's TLS is held against")
+
+
+def _add_container(add: Callable[..., object]) -> None:
+    """The chart's values `proxy.env` and `proxy.resources`, as they stand there."""
+    add(
+        "--env",
+        type=_as_json(list[dict[str, Any]]),
+        default=[],
+        metavar="JSON",
+        help="""more environment variables, as pods write them: [{"name": "A", "value": "b"}]""",
+    )
+    add(
+        "--resources",
+        type=_as_json(dict[str, dict[str, Any]]),
+        default={"requests": {"cpu": "500m", "memory": "512Mi"}, "limits": {"memory": "2Gi"}},
+        metavar="JSON",
+        help="the proxy's requests and limits, as pods write them (500m CPU; 512Mi, at most 2Gi)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -109,10 +136,10 @@ def _sidecar(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "name": "headway",
         "image": args.image,
-        "imagePullPolicy": "IfNotPresent",
+        "imagePullPolicy": args.pull_policy,
         "restartPolicy": "Always",
         "command": _command(args),
-        **({"env": env} if (env := _redis_env(args)) else {}),
+        **({"env": env} if (env := _redis_env(args) + args.env) else {}),
         "ports": [
             {"name": "headway", "containerPort": args.port},
             {"name": "headway-admin", "containerPort": args.admin_port},
@@ -125,7 +152,7 @@ def _sidecar(args: argparse.Namespace) -> dict[str, Any]:
             "periodSeconds": 5,
             "timeoutSeconds": 5,
         },
-        "resources": {"requests": {"cpu": "500m", "memory": "512Mi"}, "limits": {"memory": "2Gi"}},
+        "resources": args.resources,
         "securityContext": _security_context(),
         "volumeMounts": _mounts(args),
     }
@@ -205,6 +232,18 @@ def _drain_hook(args: argparse.Namespace) -> dict[str, Any]:
     """The sidecar is told to stop only after the engine has: so the engine waits until every answer is out."""
     numbers = (args.drain_delay_s, args.drain_s + 5, args.admin_port)
     return {"exec": {"command": ["python3", "-c", DRAIN_SCRIPT.strip(), *map(str, numbers)]}}
+
+
+def _as_json(kind: Any) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        try:
+            return msgspec.json.decode(text, type=kind)
+        except (msgspec.DecodeError, UnicodeError) as error:
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is not written as in a pod, in JSON: {error}"
+            ) from error
+
+    return read
 
 
 def _port(text: str) -> int:

@@ -128,10 +128,21 @@ def test_policy_and_patch_add_the_same(policy: Manifest, environment: Any) -> No
         (),
         ("engine.apiKeySecret=the-key", "redis.kind=internal"),
         ("redis.kind=external", "redis.existingSecret=our-redis", "redis.caSecret=our-ca"),
+        (
+            'proxy.env[0].name=NOTE,proxy.env[0].value=it\'s "ours"',
+            "proxy.env[1].name=LOGS,proxy.env[1].valueFrom.configMapKeyRef.name=logs",
+            "proxy.resources.limits.memory=4Gi",
+            "proxy.resources.requests.cpu=2",
+            "image.pullPolicy=Always",
+            "drainDelaySeconds=9",
+            "config.drain_s=90",
+        ),
+        ("redis.kind=internal", "proxy.env[0].name=A"),
     ],
 )
 def test_the_command_of_the_notes_adds_what_the_policy_would(sets: tuple[str, ...], environment: Any) -> None:
-    """With the Secrets that the configuration names: a proxy without them does not start, or shares nothing."""
+    """With the Secrets that the configuration names, without which a proxy does not start or shares nothing, and with
+    the container's environment, resources and times that the chart was given."""
     said = notes(*sets, example="inject-by-patch").replace("\\\n", "")
     command = said.partition("headway sidecar-patch")[2].partition(">")[0].replace("NAME", "vllm")
     patch = sidecar_patch_of(*shlex.split(command))
@@ -257,7 +268,18 @@ def test_patch_refuses_what_cannot_work(
 
 
 @pytest.mark.parametrize(
-    "argument", ["--port=0", "--port=a", "--release=A_b", "--drain-s=-1", "--engine-container=A_b"]
+    "argument",
+    [
+        *(
+            "--port=0",
+            "--port=a",
+            "--release=A_b",
+            "--drain-s=-1",
+            "--engine-container=A_b",
+            "--pull-policy=now",
+        ),
+        *("--env=A=1", '--env={"A": 1}', "--env=[1]", "--resources=[]", "--resources={1}", "--resources=4Gi"),
+    ],
 )
 def test_patch_refuses_bad_arguments(argument: str) -> None:
     """What is no port, name or number of seconds is refused by argparse, with status 2."""

@@ -78,6 +78,11 @@ volumeMounts: {{- include "headway.volumeMounts" . | nindent 2 }}
 {{- with .Values.redis.caSecret }} --redis-ca-secret {{ . }}{{ end }}
 {{- end }}
 
+{{/* JSON as one word of a shell. */}}
+{{- define "headway.shellJson" -}}
+'{{ toJson . | replace "'" "\\u0027" }}'
+{{- end }}
+
 {{- define "headway.redisSecret" -}}
 {{ .Values.redis.existingSecret | default (printf "%s-redis" (include "headway.fullname" .)) }}
 {{- end }}
