@@ -1,7 +1,5 @@
 """The traffic log: one row per request, written by a thread that no request ever waits for."""
 
-import contextlib
-import itertools
 import logging
 import sqlite3
 import threading
@@ -14,6 +12,7 @@ from predictor.features.schema import Schema
 from predictor.records import TrafficRecord
 from predictor.traffic_store import forget, is_damaged, open_store, used_bytes, write_records
 from proxy.clock import Clock
+from proxy.damaged_log import forget_aside, set_aside
 from proxy.settings import Settings
 
 _LOG: Final = logging.getLogger("headway.traffic")
@@ -164,8 +163,14 @@ class TrafficLog:
             # Noted before it is done: where it fails, the next batch is written all the same.
             self._forget_at_s = now_s + _FORGET_EVERY_S
             self._since_forgotten = 0
-            before_us = int(max(0.0, now_s * 1e6 - self._keep_us))
-            forget(database, before_us, self._keep_rows, self._keep_bytes)
+            forget(database, self._before_us(), self._keep_rows, self._keep_bytes)
+            self._forget_aside()
+
+    def _forget_aside(self) -> None:
+        forget_aside(self._path, self._before_us() / 1e6, self._keep_bytes)
+
+    def _before_us(self) -> int:
+        return int(max(0.0, self._now_s() * 1e6 - self._keep_us))
 
     def _let_go(self) -> None:
         if self._database is not None:
@@ -190,7 +195,8 @@ class TrafficLog:
             return
         self._let_go()
         try:
-            _move_aside(self._path, error)
+            set_aside(self._path, error)
+            self._forget_aside()
         except OSError as problem:
             self._wait_with(batch, problem)
             return
@@ -223,16 +229,5 @@ def _open_or_begin_anew(path: Path) -> sqlite3.Connection:
     except sqlite3.DatabaseError as error:
         if not is_damaged(error):
             raise
-        _move_aside(path, error)
+        set_aside(path, error)
         return open_store(path)
-
-
-def _move_aside(path: Path, error: sqlite3.Error) -> None:
-    """Rename a damaged log and say so; raises OSError where it cannot be renamed."""
-    aside = next(
-        name for number in itertools.count(1) if not (name := Path(f"{path}.broken-{number}")).exists()
-    )
-    for suffix in ("", "-wal", "-shm"):
-        with contextlib.suppress(FileNotFoundError):
-            Path(f"{path}{suffix}").rename(f"{aside}{suffix}")
-    _LOG.error("%s cannot be read (%s): moved to %s, a new log begins", path, error, aside)

@@ -171,3 +171,43 @@ async def test_a_disk_that_damages_every_file_gets_few_of_them(
     log.close()
     assert [row.arrival_us for row in read_records(path)] == list(range(5))
     assert (log.dropped, caplog.text.count("moved to")) == (0, 2)
+
+
+def set_aside(folder: Path) -> list[str]:
+    """The damaged logs that are kept, oldest first."""
+    return sorted(path.name.removeprefix("traffic.db.broken-") for path in folder.glob("*.broken-*"))
+
+
+def test_of_damaged_logs_the_newest_few_are_kept(tmp_path: Path) -> None:
+    """A file that is damaged again and again does not fill the disk; what else lies there is nobody's to delete."""
+    path, other = tmp_path / "traffic.db", tmp_path / "traffic.db.broken-by-me"
+    other.write_text("mine")
+    for number in range(1, 6):
+        path.write_bytes(b"no database")
+        (tmp_path / "traffic.db-shm").write_bytes(b"")
+        TrafficLog(path).close()
+        assert set_aside(tmp_path)[-3] == f"{number}"
+    assert set_aside(tmp_path) == ["3", "3-shm", "4", "4-shm", "5", "5-shm", "by-me"]
+
+
+def test_damaged_logs_stay_within_the_logs_bytes(tmp_path: Path) -> None:
+    """The newest is kept however large it is, older ones where there is room for them too."""
+    path = tmp_path / "traffic.db"
+    for size, kept in ((500_000, ["1"]), (400_000, ["1", "2"]), (5_000_000, ["3"]), (10, ["4"])):
+        path.write_bytes(b"x" * size)
+        TrafficLog(path, keep_bytes=1 << 20).close()
+        assert set_aside(tmp_path) == kept
+
+
+async def test_damaged_logs_go_when_the_logs_days_are_over(tmp_path: Path) -> None:
+    """By the clock, as rows do."""
+    path = tmp_path / "traffic.db"
+    path.write_bytes(b"no database")
+    now_s = [path.stat().st_mtime]
+    log = TrafficLog(path, keep_days=1, now_s=lambda: now_s[0])
+    log.put(record())
+    await eventually(lambda: log.written == 1)
+    assert set_aside(tmp_path) == ["1"]
+    now_s[0] += 2 * DAY_S
+    await eventually(lambda: not set_aside(tmp_path))
+    log.close()
