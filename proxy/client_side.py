@@ -8,6 +8,7 @@ from aiohttp import web
 
 from proxy.errors import HeadwayError
 from proxy.exchange import Exchange
+from proxy.upstream import say_failed
 
 # What an empty socket buffer takes whatever its client does: writing it waits for nobody.
 BUFFERED_BYTES: Final = 32 << 10
@@ -46,6 +47,7 @@ async def sent_whole(
 def cut(request: web.BaseRequest, exchange: Exchange, error: HeadwayError) -> NoReturn:
     """An answer that has begun ends here: the connection closes without a last chunk, so that nobody takes it for
     whole. Raises ConnectionResetError."""
+    say_failed(f"request {exchange.request_id}", error)
     exchange.end(error.outcome)
     if request.transport is not None:
         request.transport.close()

@@ -21,13 +21,16 @@ class HeadwayError(Exception):
         self,
         message: str,
         *,
+        detail: str = "",
         param: str | None = None,
         retry_after_s: float | None = None,
         status: int | None = None,
     ) -> None:
-        """`status`: an engine's own, where it is more telling than the class's."""
-        super().__init__(message)
+        """`detail`: what operators alone are told, such as an engine's address. `status`: an engine's own, where it is
+        more telling than the class's."""
+        super().__init__(f"{message.removesuffix('.')}: {detail}" if detail else message)
         self.message = message
+        self.detail = detail
         self.http_status = status or self.status
         self.param = param
         self.retry_after_s = retry_after_s

@@ -85,7 +85,7 @@ class HealthWatch:
             names = [replica.name for replica in self._dispatcher.scheduler.replicas]
             reasons = (self._reasons.get(name, f"nothing answers at {name}") for name in names)
             why = "; ".join(reasons) or "none has been found yet"
-            if self._dispatcher.black_out(f"No engine can serve: {why}"):
+            if self._dispatcher.black_out("No engine can serve."):
                 _LOG.warning("no engine can serve: %s", why)
 
     def _busy(self) -> list[Replica]:

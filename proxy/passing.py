@@ -19,7 +19,7 @@ from proxy.replies import error_response
 from proxy.routes import ROUTES, Handling, Route
 from proxy.scheduling.scheduler import Scheduler
 from proxy.settings import Settings
-from proxy.upstream import Upstream
+from proxy.upstream import Upstream, say_failed
 
 
 class Passing:
@@ -63,6 +63,7 @@ class Passing:
             return response
         except HeadwayError as error:
             outcome = error.outcome
+            say_failed(route.path, error)
             return error_response(error, path=request.path)
         except (asyncio.CancelledError, ConnectionError) as error:
             # An engine that is lost in mid-answer ends the client's connection too.
@@ -80,6 +81,7 @@ class Passing:
         try:
             return await self._send(request, self._engines(), path, headers, None)
         except HeadwayError as error:
+            say_failed(route.path, error)
             return error_response(error, path=request.path)
 
     async def _serve(self, request: web.BaseRequest, route: Route) -> web.StreamResponse:
@@ -162,6 +164,7 @@ class Passing:
                 await sent(request, response.write(chunk), len(chunk), limit_s)
                 chunk = await self._upstream.read(engine, base)
         except HeadwayError as error:
+            say_failed(request.path, error)
             # Half an answer is out: the connection ends, so that nobody takes it for whole.
             if request.transport is not None:
                 request.transport.close()

@@ -42,7 +42,7 @@ from proxy.scheduling.queued import QueuedRequest
 from proxy.sending import Sender
 from proxy.settings import Settings
 from proxy.tracing import make_spans
-from proxy.upstream import Upstream
+from proxy.upstream import Upstream, say_failed
 
 _LOG: Final = logging.getLogger("headway.serving")
 # Connections that may fail before a request is refused; each goes to an engine believed to be there.
@@ -95,6 +95,7 @@ class Serving:
                 exchange.span = self._spans.begin(api, exchange.arrival_us, request.headers)
             return await self._serve(request, exchange)
         except HeadwayError as error:
+            say_failed(f"request {exchange.request_id}", error)
             exchange.end(error.outcome)
             exchange.status = error.http_status
             return error_response(error, self._response_headers(exchange), path=request.path)

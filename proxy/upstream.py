@@ -5,6 +5,7 @@ has no use for and which costs as much as all the rest of a request's way.
 """
 
 import asyncio
+import logging
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
@@ -23,6 +24,7 @@ from proxy.engine_answer import EngineAnswer, abort
 from proxy.errors import Draining, EngineGarbage, EngineLost, EngineTimeout, EngineUnreachable, HeadwayError
 from proxy.settings import Settings, SettingsError
 
+_LOG: Final = logging.getLogger("headway.engines")
 # A body up to this long goes out in one write with its headers; a longer one while the answer is awaited.
 _SEND_WHOLE_BYTES: Final = 1 << 16
 _PIECE_BYTES: Final = 1 << 18
@@ -132,7 +134,7 @@ class Upstream:
         try:
             return await self._connector.connect(engine.key, traces=[], timeout=self._connect_timeout)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise EngineUnreachable(f"No connection to the engine at {base}: {_reason(error)}") from error
+            raise EngineUnreachable("No connection to the engine.", detail=_detail(base, error)) from error
 
     async def _exchange(
         self, connection: Connection, line: str, headers: CIMultiDict[str], body: bytes
@@ -221,12 +223,19 @@ async def _final_head(protocol: ResponseHandler) -> tuple[RawResponseMessage, ai
 
 def _translate(error: Exception, base: str) -> HeadwayError:
     if isinstance(error, aiohttp.SocketTimeoutError | TimeoutError):
-        return EngineTimeout(f"The engine at {base} sent nothing for too long.")
+        return EngineTimeout("The engine sent nothing for too long.", detail=base)
     if isinstance(error, HttpProcessingError | ValueError):
-        return EngineGarbage(f"The engine at {base} did not answer in HTTP: {_reason(error)}")
-    return EngineLost(f"The engine at {base} closed the connection: {_reason(error)}")
+        return EngineGarbage("The engine did not answer in HTTP.", detail=_detail(base, error))
+    return EngineLost("The engine closed the connection.", detail=_detail(base, error))
 
 
-def _reason(error: Exception) -> str:
-    """One line of an exception's text, its class where it has none."""
-    return (str(error).splitlines() or [type(error).__name__])[0] or type(error).__name__
+def _detail(base: str, error: Exception) -> str:
+    """The engine, and one line of an exception's text, its class where it has none."""
+    reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+    return f"{base}: {reason}"
+
+
+def say_failed(request: str, error: HeadwayError) -> None:
+    """Name the engine in the log that failed a request: its client is not told where engines are."""
+    if error.detail:
+        _LOG.warning("%s: %s", request, error)
