@@ -81,6 +81,7 @@ def test_a_log_speaks_for_its_own_load() -> None:
     assert "requests did queue: wait 3.00 s in the mean" in logged_wait(
         [(3.0, 8.0), (None, 8.0), (1.0, None)] * 20
     )
+    assert logged_wait([*[(3.0, 8.0)] * 30, (1e300, 8.0), (-1e300, 1.0)]) == logged_wait([(3.0, 8.0)] * 30)
     assert logged_wait([(3.0, 8.0)] * 5) == logged_wait([]) == ""
 
 

@@ -52,6 +52,19 @@ def test_answers_that_came_at_once_tell_the_pace_where_nobody_streams() -> None:
     assert profile_seen([*unary, *streams]) == profile_seen(streams)
 
 
+def test_a_prompt_costs_no_more_than_the_wait_for_its_first_token() -> None:
+    """As slow per output token as the CPU's profile, but 9,000 prompt tokens took 0.9 s: by that profile it were 9 s,
+    and the order by work would be one of prompts."""
+    token_s = PROFILE.base_s + 3 * PROFILE.decode_sequence_s
+    long = [
+        msgspec.structs.replace(one, prompt_tokens=9_000, ttft_s=0.9, e2e_s=(one.e2e_s or 0) + 0.9)
+        for one in (stream(n, 3, token_s, 0.0) for n in range(50))
+    ]
+    seen = profile_seen(long)
+    assert seen.name.startswith("cpu-smollm2")
+    assert seen.prefill_token_s == pytest.approx(0.9 / 9_000)
+
+
 def test_what_was_served_fits_into_the_engine_that_is_seen() -> None:
     """The profile that is nearest in pace may be a small engine's: its context and its cache hold what the log shows,
     or the longest requests would silently be missing from what the gate replays. A broken record counts for nothing."""

@@ -63,10 +63,11 @@ def logged_wait(known: Iterable[tuple[float | None, float | None]]) -> str:
 
     A replay plays a load that is asked for, which need not be the log's; nothing where too few tell.
     """
-    pairs = [(wait_s, e2e_s) for wait_s, e2e_s in known if wait_s is not None and e2e_s is not None]
-    if len(pairs) < _FEWEST:
+    pairs = np.array([pair for pair in known if None not in pair], dtype=np.float64).reshape(-1, 2)
+    # A wait that is negative or longer than the whole is a broken record.
+    wait_s, e2e_s = pairs[(pairs[:, 0] >= 0) & (pairs[:, 0] <= pairs[:, 1])].T
+    if len(wait_s) < _FEWEST:
         return ""
-    wait_s, e2e_s = np.array(pairs).T
     seen = f"wait {wait_s.mean():.2f} s in the mean, p99 {np.quantile(wait_s, 0.99):.2f} s, of {e2e_s.mean():.1f} s"
     if wait_s.mean() <= _NO_QUEUE * e2e_s.mean():
         return f" In the log itself hardly anybody queued ({seen}): as long as that is so, Headway is not needed."

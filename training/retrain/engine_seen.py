@@ -24,7 +24,8 @@ def profile_seen(records: Sequence[TrafficRecord]) -> EngineProfile:
     """Time per output token and concurrency choose and scale a profile; h100-8b where too few answers tell.
 
     Where requests queued, so many as ran at once are taken for the engine's slots. What was served fits: its context
-    is as long as the longest request, its cache as large as those that ran at once.
+    is as long as the longest request, its cache as large as those that ran at once, and a prompt costs no more than the
+    time until first tokens came: engines of one pace per output token differ widely in that.
     """
     telling = [one for one in records if _tells(one)]
     streams = [one for one in telling if one.stream]
@@ -40,6 +41,7 @@ def profile_seen(records: Sequence[TrafficRecord]) -> EngineProfile:
     nearest = min(ratios, key=lambda name: abs(np.log(ratios[name])))
     base = PROFILES[nearest]
     scaled = {cost: getattr(base, cost) * ratios[nearest] for cost in _COSTS}
+    scaled["prefill_token_s"] = min(scaled["prefill_token_s"], _most_prefill_s(streams))
     slots = max(1, round(running)) if _queued(seen) else base.max_num_seqs
     blocks = math.ceil(max(longest, running * context) / base.block_size)
     return msgspec.structs.replace(
@@ -69,6 +71,17 @@ def _token_s(one: TrafficRecord) -> float:
         (one.ttft_s, (one.output_tokens or 2) - 1) if one.stream else (one.queue_s, one.output_tokens)
     )
     return ((one.e2e_s or 0.0) - (before_s or 0.0)) / (tokens or 1)
+
+
+def _most_prefill_s(streams: Sequence[TrafficRecord]) -> float:
+    """What a prompt token can have cost at most: no first token comes before its whole prompt, or what of it was not
+    cached, is computed. By the middle of all streams; infinity where none tells."""
+    after_s = [
+        ((one.ttft_s or 0.0) - (one.queue_s or 0.0)) / one.prompt_tokens
+        for one in streams
+        if one.prompt_tokens
+    ]
+    return float(np.median(told)) if (told := [one for one in after_s if one > 0]) else math.inf
 
 
 def _running(streams: Sequence[TrafficRecord]) -> float:
