@@ -12,7 +12,7 @@ from training.replay.outlook import Setting, default_overtake_s, look, runs_of
 from training.replay.predictions import Distortion, distorted, oracle, synthetic
 from training.replay.scene import Knobs, Scene, capacity_per_s, fitted_boost
 from training.replay.simulate import Jobs, Pool
-from training.replay.tune import WHOLE_GRID, Limits, choose, tune
+from training.replay.tune import WHOLE_GRID, Grid, Limits, choose, tune
 from training.replay.verdict import logged_wait, verdict
 from training.replay.workload import Item, Workload
 
@@ -113,6 +113,20 @@ def test_tuning_keeps_every_limit_or_stays_with_fcfs() -> None:
     assert (strict.policy, strict.choice) == ("fcfs", Knobs(0.0))
     assert strict.gets == 1.0
     assert choose(found.frontier) == point
+
+
+def test_reversed_predictions_are_judged_as_serving_would_meet_them() -> None:
+    """The guardrail falls long before a reversed ranker has done what it could: D is not held down for its sake."""
+    scene = scene_of(LENGTHS, at_s=0.02)
+    turned = distorted(scene.ranked, LENGTHS.astype(float), Distortion.REVERSED, np.random.default_rng(1))
+    grid = Grid(multiples=(1.0,), lanes=(0.0,))
+    wide = Limits(1e9, longest_ratio=1e9)
+    found = tune(scene, turned, SETTING, start_s=60.0, limits=wide, advance=lambda _: None, grid=grid)
+    for point, name in zip(found.frontier, ("guarded", "work-guarded"), strict=True):
+        fcfs_s = scene.fcfs_figures.ttft_s.mean
+        guarded, bare = (scene.figures(one, Knobs(60.0), turned).ttft_s.mean for one in (name, point.policy))
+        assert point.reversed_ratio == guarded / fcfs_s < bare / fcfs_s
+        assert (point.fails == "") is (point.reversed_ratio <= 1.5)
 
 
 def test_the_starting_point_is_the_smaller_of_both_bounds() -> None:

@@ -17,13 +17,13 @@ from training.replay.simulate import Jobs, Pool, Queue, Run, scheduler, simulate
 from training.replay.work import fit_work, work_of
 from training.replay.workload import Workload
 
-# `work` is `quantile`, and `work-sjf` is `sjf`, on the whole predicted work, prompt included; `guarded` is
-# `quantile` under the proxy's guardrail.
-POLICIES: Final = ("fcfs", "sjf", "work-sjf", "hrrn", "boost", "quantile", "work", "guarded")
+# `work` is `quantile`, and `work-sjf` is `sjf`, on the whole predicted work, prompt included; `guarded` and
+# `work-guarded` are `quantile` and `work` under the proxy's guardrail.
+POLICIES: Final = ("fcfs", "sjf", "work-sjf", "hrrn", "boost", "quantile", "work", "guarded", "work-guarded")
 # A second of work as tokens, so that sjf's key keeps microseconds apart.
 _TOKENS_PER_WORK_S: Final = 1_000.0
 # What the scheduler calls these.
-_SERVED_AS: Final = {"work-sjf": "sjf", "guarded": "quantile"}
+_SERVED_AS: Final = {"work-sjf": "sjf", "guarded": "quantile", "work-guarded": "work"}
 ORACLE: Final = "oracle-"
 DoubleArray = npt.NDArray[np.float64]
 
@@ -94,7 +94,7 @@ class Scene:
         pool = msgspec.structs.replace(self.pool, by_key=self._hybrid)
         policy = self._policy(name, known, knobs.max_overtake_s)
         queue = scheduler(policy, pool, knobs.lane_share)
-        return GuardedQueue(queue, policy) if name == "guarded" else queue, pool
+        return GuardedQueue(queue, policy) if name.endswith("guarded") else queue, pool
 
     def _policy(self, name: str, known: Ranked, max_overtake_s: float) -> Policy:
         if name == "boost":

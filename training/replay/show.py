@@ -66,7 +66,7 @@ def show_tuning(to: Console, tuning: Tuning) -> None:
     to.print(table)
     to.print(
         "Seconds; longest Q p99 E2E: of the longest quarter, times FCFS's; reversed: mean TTFT under reversed "
-        "predictions, times FCFS's."
+        "predictions and the guardrail, times FCFS's."
     )
     to.print(tuning.verdict + "\n", style="bold")
     if tuning.as_recorded is not None:
