@@ -9,10 +9,11 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from proxy.class_settings import ClassSettings
 from proxy.describe import choices
 from proxy.identity import KeySettings
 from proxy.service_links import is_service_link
-from proxy.settings import DNS, ENV_PREFIX, ClassSettings, Settings, SettingsError
+from proxy.settings import DNS, ENV_PREFIX, Settings, SettingsError
 
 _TABLES: Final[dict[str, type[msgspec.Struct]]] = {"classes": ClassSettings, "keys": KeySettings}
 # Names where measurements' data lies, in the shell of whoever works on Headway.

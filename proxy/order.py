@@ -6,13 +6,14 @@ from typing import Any, Final
 import msgspec
 
 from predictor.order import Order
+from proxy.class_settings import ClassSettings
 from proxy.identity import Identities, KeySettings
 from proxy.scheduling.backlog import QueueLimits
 from proxy.scheduling.classes import ServiceClass, check_classes, default_classes
 from proxy.scheduling.fair import TenantLimits
 from proxy.scheduling.policy import MICROSECONDS, Fcfs, Policy, make_policy
 from proxy.scheduling.scheduler import Scheduler
-from proxy.settings import ClassSettings, Settings, SettingsError
+from proxy.settings import Settings, SettingsError
 
 # Without a word of the operator a lower tier still gets this share of the dispatches.
 _MIN_SHARE = 0.05

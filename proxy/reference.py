@@ -13,11 +13,12 @@ import msgspec
 from prometheus_client import Metric
 
 from proxy.app import Headway
+from proxy.class_settings import ClassSettings
 from proxy.describe import describe
 from proxy.errors import error_classes
 from proxy.identity import KeySettings
 from proxy.routes import ROUTES
-from proxy.settings import ClassSettings, Settings
+from proxy.settings import Settings
 
 _CONFIGURATION: Final = """\
 A key in the TOML file, `HEADWAY_` and the key in capitals in the environment, or a flag with

@@ -16,8 +16,8 @@ from predictor.prediction import Prediction
 from predictor.registry import Role, write_pointer
 from predictor.request import InferenceRequest
 from proxy.app import Headway
+from proxy.class_settings import ClassSettings
 from proxy.ranking import Estimate, Ranking
-from proxy.settings import ClassSettings
 from training.emulator import EmulatedEngine
 
 LONGEST = 60

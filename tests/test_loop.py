@@ -16,7 +16,7 @@ from training.loop.intervals import Between, intervals
 from training.loop.phases import ORDER
 from training.loop.picture import draw
 from training.loop.report import LoopReport, as_json, asked_share, ranked_as, summarize
-from training.loop.saturation import HEADWAY, compared, order_of, tokens_per_s
+from training.loop.saturation import Full, compared
 from training.loop.workload import choose
 from training.prompts import load_calls
 from training.registry.journal import Decision
@@ -58,7 +58,7 @@ def whole() -> LoopReport:
         learned_from=300, requests=100, max_overtake_s=20.0, order=ORDER, summaries=summarize(PASSES, BETWEEN),
         passes=PASSES, pace=(190.0, 185.0, 180.0, 188.0, 191.0), oracle_tau_b=0.9,
         ranked=(ranked_as("wheel", LOGGED), ranked_as("retrained", LOGGED)), asked_share=0.4,
-        saturation=compared([100.0, 99.0] * 4), retrain=None, seconds=1.0,
+        saturation=compared([Full(100.0, 16.0), Full(99.0, 15.9)] * 4), retrain=None, seconds=1.0,
     )  # fmt: skip
 
 
@@ -161,31 +161,6 @@ def test_who_failed_somewhere_is_compared_nowhere() -> None:
     found = intervals(runs, "oracle", seed=1)["ours"]
     assert found.gain_s == pytest.approx((1.0, 1.0))
     assert found.of_oracle is None
-
-
-def test_a_full_engine_is_measured_while_it_is_full() -> None:
-    """Two slots, answers of 10 tokens a second each: 20 tokens/s, whatever the way in and out are like."""
-    timings = [
-        Timing(
-            f"p{n}",
-            max(0.0, n // 2 - 1.0),
-            1.0 if n > 1 else 0.0,
-            2.0 if n > 1 else 1.0,
-            10,
-            "length",
-            ok=True,
-        )
-        for n in range(20)
-    ]
-    assert tokens_per_s(timings, 2) == pytest.approx(20.0)
-
-
-def test_what_slows_both_alike_costs_headway_nothing() -> None:
-    """Pairs that lie side by side are compared, so an engine that gets slower and slower does not count."""
-    slower = [100.0 / (1 + n // 2) * (0.99 if arm == HEADWAY else 1.0) for n, arm in enumerate(order_of(4))]
-    found = compared(slower)
-    assert found.ratio == pytest.approx(0.99)
-    assert found.between == pytest.approx((0.99, 0.99))
 
 
 def test_who_was_asked_about_is_counted() -> None:

@@ -7,8 +7,9 @@ import pytest
 from harness import CHAT, ask_raw, bare, chat, engine_of, eventually, idle, post, proxy_before
 
 from proxy.app import Headway
+from proxy.class_settings import ClassSettings
 from proxy.order import endless_waits
-from proxy.settings import ClassSettings, Settings
+from proxy.settings import Settings
 from training.emulator import EmulatedEngine
 from training.engine import SchedulingPolicy
 

@@ -14,10 +14,11 @@ from harness import CHAT, engine_of, eventually, proxy_before
 
 from bench.pressure.served import served
 from proxy.app import Headway
+from proxy.class_settings import ClassSettings
 from proxy.identity import KeySettings
 from proxy.learning import make_ranking
 from proxy.serve import Hangup
-from proxy.settings import ClassSettings, Settings, SettingsError
+from proxy.settings import Settings, SettingsError
 
 
 async def test_a_switch_of_policy_loses_nobody_and_rekeys_who_waits(tmp_path: Path) -> None:

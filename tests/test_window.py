@@ -67,6 +67,14 @@ def test_the_engine_is_busy_and_the_queue_is_in_the_proxy(slots: int, traffic: s
     assert slots <= controller_of(simulation).window <= slots + 4 + slots / 8
 
 
+@pytest.mark.parametrize("traffic", ["streams", "unary, gauges only"])
+def test_answers_that_end_together_leave_no_slot_empty(traffic: str) -> None:
+    """Equally long answers on an engine with slow steps: as many wait there as end in one step."""
+    alike = {"output": lambda _: 64, "prompt_tokens": (50, 60), "changes": {"base_s": 0.06}}
+    simulation = measured(simulated(slots=16, **alike, **TRAFFIC[traffic]), after_s=10.0, seconds=40.0)
+    assert simulation.idle_share < 0.003
+
+
 @pytest.mark.parametrize("slots", SLOTS)
 def test_streams_find_the_window_within_a_few_answers(slots: int) -> None:
     """With streams the window is within its slack of the truth by the time that four per slot are answered."""

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from proxy.scheduling.level import Level, Limits
+from proxy.scheduling.level import Level, Limits, Together
 from proxy.scheduling.witness import FirstBytes, Gauges, QueueTimes
 
 
@@ -106,7 +106,29 @@ def test_opening_doubles_and_later_steps_double(level: Level) -> None:
 def test_slack_grows_with_the_rate_of_answers(level: Level) -> None:
     """A hundred answers a second end two within a turn-around of 20 ms: two, two deviations and the spare."""
     level.capacity = 100
-    level.stayed(1_000_000)
+    level.stayed(1_000_000, 0.0)
     level.settle(100)
     assert level.slack == 5
     assert level.window == 105
+
+
+def test_slack_grows_with_how_many_end_together(level: Level) -> None:
+    """Four that began together and are as long end together; so many must be waiting, but no more than run at all."""
+    together = Together(20_000)
+    for step in range(100):
+        for place in range(4):
+            together.ended(step * 1_000_000 + place * 1_000)
+    assert 3 < together.count < 5
+    level.capacity = 16
+    level.stayed(4_000_000, together.count)
+    assert level.slack == 4
+    level.stayed(4_000_000, 50.0)
+    assert level.slack == 17
+
+
+def test_ends_far_apart_are_not_together() -> None:
+    """One answer at a time needs nothing beyond the spare."""
+    together = Together(20_000)
+    for step in range(100):
+        together.ended(step * 30_000)
+    assert together.count == 0

@@ -152,7 +152,7 @@ class Simulation:
             if proxy.controller:
                 proxy.controller.reset()
         for seq in [seq for seq, request in self._requests.items() if request[1].replica]:
-            self._end(seq, None)
+            self._end(seq, None, answered=False)
         self._polled.clear()
 
     def run(self, *, seconds: float = math.inf, answers: int = 1 << 60) -> None:
@@ -261,10 +261,10 @@ class Simulation:
                 proxy.controller.first_byte(event.sequence_id, self.now_us)
                 self._follow(proxy)
 
-    def _end(self, seq: int, queue_us: int | None) -> None:
+    def _end(self, seq: int, queue_us: int | None, *, answered: bool = True) -> None:
         proxy, item, _, _ = self._requests.pop(seq)
         if proxy.controller:
-            proxy.controller.ended(seq, self.now_us, queue_us)
+            proxy.controller.ended(seq, self.now_us, queue_us, answered=answered)
         self._follow(proxy, lambda: proxy.scheduler.finish(item, self.now_us))
 
     def _poll(self) -> None:

@@ -1,11 +1,13 @@
 """The window's level: where it stands between opening up and just above the capacity that was found."""
 
+from collections import deque
 from math import sqrt
 from typing import Final
 
 import msgspec
 
-_STAY_GAIN: Final = 1 / 32
+_GAIN: Final = 1 / 32
+_ENDS_GAIN: Final = 1 / 128
 # A computed slack must leave this band around the one in use before it replaces it: no flicker.
 _SLACK_BAND: Final = (-0.25, 1.25)
 
@@ -25,6 +27,34 @@ class Limits(msgspec.Struct, frozen=True):
     turnaround_us: int = 20_000
 
 
+class Together:
+    """How many other answers end within a turn-around before one does: the mean and two standard deviations.
+
+    Answers end at the engine's steps, and those that began together and are as long end together: by their rate
+    alone one would think that they hardly ever do.
+    """
+
+    def __init__(self, turnaround_us: int) -> None:
+        self._turnaround_us = turnaround_us
+        self._ends_us: deque[int] = deque()
+        self._mean = 0.0
+        self._variance = 0.0
+
+    @property
+    def count(self) -> float:
+        """Enough in most cases."""
+        return self._mean + 2 * sqrt(self._variance)
+
+    def ended(self, now_us: int) -> None:
+        """An answer has ended."""
+        while self._ends_us and now_us - self._ends_us[0] > self._turnaround_us:
+            self._ends_us.popleft()
+        off = len(self._ends_us) - self._mean
+        self._ends_us.append(now_us)
+        self._mean += off * _ENDS_GAIN
+        self._variance += (off * off - self._variance) * _ENDS_GAIN
+
+
 class Level:
     """The window, either opening (no queue seen in the engine yet) or settled on a capacity plus a slack."""
 
@@ -38,10 +68,10 @@ class Level:
         self.slack = limits.spare
         self.opening = True
 
-    def stayed(self, stay_us: int) -> None:
-        """A request was at the engine for so long."""
-        self.stay_us += (stay_us - self.stay_us) * _STAY_GAIN if self.stay_us else stay_us
-        self._renew_slack()
+    def stayed(self, stay_us: int, together: float = 0.0) -> None:
+        """A request was at the engine for so long, and about so many others end with one (`Together`)."""
+        self.stay_us += (stay_us - self.stay_us) * _GAIN if self.stay_us else stay_us
+        self._renew_slack(together)
 
     def open_to(self, window: float) -> None:
         """Nothing says that the engine is full: let at least so many in."""
@@ -75,10 +105,10 @@ class Level:
         """Forget the ceiling."""
         self.ceiling = self._limits.maximum
 
-    def _renew_slack(self) -> None:
+    def _renew_slack(self, together: float) -> None:
         # Ends within one turn-around: their mean by Little's law, and two standard deviations of a Poisson count.
         ends = self.capacity * self._limits.turnaround_us / self.stay_us
-        exact = self._limits.spare + ends + 2 * sqrt(ends)
+        exact = self._limits.spare + max(ends + 2 * sqrt(ends), min(together, self.capacity))
         low, high = _SLACK_BAND
         if not low <= exact - self.slack < high:
             self.slack = int(exact)

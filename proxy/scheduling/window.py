@@ -5,7 +5,7 @@ from typing import Final
 
 import msgspec
 
-from proxy.scheduling.level import Level, Limits
+from proxy.scheduling.level import Level, Limits, Together
 from proxy.scheduling.witness import FirstBytes, Gauges, QueueTimes
 
 _SHARE_GAIN: Final = 1 / 64
@@ -70,6 +70,7 @@ class WindowController:
 
     def _forget(self) -> None:
         self._level = Level(self._limits)
+        self._together = Together(self._limits.turnaround_us)
         self._first_bytes = FirstBytes(self._level)
         self._gauges = Gauges(self._level)
         self._queue_times = QueueTimes(self._level)
@@ -170,7 +171,8 @@ class WindowController:
         if flight.streamed:
             self._first_bytes.ended(begun=flight.begun)
         if answered:
-            self._level.stayed(max(1, now_us - flight.sent_us))
+            self._together.ended(now_us)
+            self._level.stayed(max(1, now_us - flight.sent_us), self._together.count)
             self._queue_times.ended()
             self._hear(flight, queue_us, now_us)
             self._lift_ceiling(now_us)

@@ -16,8 +16,9 @@ from training.compare.engines import EngineSilentError, RunningEngine, emulated_
 from training.local_engines import LocalEngineError
 from training.loop.arguments import FULL_MINUTES, QUICK_MINUTES, all_but_one, parse
 from training.loop.intervals import Interval
-from training.loop.phases import Loop, Plan, shown_progress
+from training.loop.phases import Loop, shown_progress
 from training.loop.picture import draw
+from training.loop.plan import Plan
 from training.loop.report import LoopReport, as_json
 
 

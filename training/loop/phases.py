@@ -6,7 +6,7 @@ import math
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -26,17 +26,20 @@ from training.compare.client import LoadClient, Timing, poisson_arrivals
 from training.compare.engines import EngineSilentError, RunningEngine
 from training.compare.report import ArmReport, report
 from training.loop.intervals import intervals
+from training.loop.plan import Plan
 from training.loop.report import ORACLE, RETRAINED, LoopReport, Ranked, asked_share, ranked_as, summarize
 from training.loop.saturation import (
     ANSWER_TOKENS,
     HEADWAY,
+    Full,
     Saturation,
     requests_of,
     saturate,
     tokens_per_s,
     tokens_to_make,
 )
-from training.loop.workload import choose
+from training.loop.steps import StepWatch
+from training.loop.workload import alike, choose
 from training.prompts import Prompt
 from training.registry.journal import Decision
 from training.registry.store import adopt
@@ -51,23 +54,6 @@ _SPARE: Final = 0.85
 # answer, on a GPU a hundredth, which fits into the default. What is measured has the default: on two CPU cores a
 # quarter costs 4% of the engine's pace, as much as the better order gains (13.4 s with it, 13.9 s without, FCFS 25.5).
 _LEARNING_SHARE: Final = 0.25
-
-
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """`minutes` bounds the whole loop; `requests` per pass, as many as fit into them where None.
-
-    `calls`: their share of all requests; `pairs`: of passes that keep the engine full.
-    """
-
-    minutes: float
-    load: float
-    calls: float
-    pairs: int
-    max_tokens: int
-    learn: int
-    requests: int | None
-    max_overtake_s: float | None
-    seed: int
 
 
 class Loop:
@@ -163,20 +149,22 @@ class Loop:
 
     async def _saturate(self, decision: Decision) -> Saturation:
         """The engine kept full, directly and through Headway with the retrained ranker."""
-        prompts = choose("measure", requests_of(self._engine.slots), self._plan.seed, self._plan.calls)
+        prompts = alike("measure", requests_of(self._engine.slots))
         if decision.artifact is not None:
             await asyncio.to_thread(self.publish, decision.artifact, "saturated")
         headway = self.headway("saturated", None, policy="quantile", max_overtake_s=120.0)
         body = {"max_tokens": ANSWER_TOKENS, "ignore_eos": True}
 
-        async def run(arm: str) -> Sequence[Timing]:
+        async def run(arm: str) -> Full:
             url = headway.url if arm == HEADWAY else self.direct_url
-            client = self.client(url, f"full, {arm}", len(prompts), body)
-            return (await client.closed_loop(prompts, 2 * self._engine.slots))[0]
+            watch = StepWatch(self.direct_url, self.slots, len(prompts) - 2 * self.slots)
+            client = self.client(url, f"full, {arm}", len(prompts), body, watch.answered)
+            timings, _ = await client.closed_loop(prompts, 2 * self.slots)
+            return Full(tokens_per_s(timings, self.slots), await watch.tokens_per_step())
 
         await headway.start()
         try:
-            return await saturate(run, self._engine.slots, self._plan.pairs)
+            return await saturate(run, self._plan.pairs)
         finally:
             await headway.stop()
 
@@ -203,12 +191,21 @@ class Loop:
         return Headway(settings, estimator=estimator)
 
     def client(
-        self, url: str, label: str, total: int, body: Mapping[str, Any] = MappingProxyType({})
+        self,
+        url: str,
+        label: str,
+        total: int,
+        body: Mapping[str, Any] = MappingProxyType({}),
+        answered: Callable[[], None] = lambda: None,
     ) -> LoadClient:
         """A client that shows its progress; `body` goes over what every request carries."""
         task: TaskID = self._progress.add_task(f"{label:<16}", total=total)
-        advance = self._progress.advance
-        return LoadClient(url, {**self._body, **body}, seeded=self._engine.seeded, done=lambda: advance(task))
+
+        def done() -> None:
+            self._progress.advance(task)
+            answered()
+
+        return LoadClient(url, {**self._body, **body}, seeded=self._engine.seeded, done=done)
 
     @property
     def direct_url(self) -> str:

@@ -123,6 +123,12 @@ class LoopReport(msgspec.Struct, frozen=True):
             "the candidate, measured all the same; an installation would go on with the ranker in the wheel."
         )
 
+    def _by_steps(self) -> str:
+        if self.saturation.steps_ratio is None or self.saturation.steps_between is None:
+            return ""
+        low, high = self.saturation.steps_between
+        return f", {self.saturation.steps_ratio:.2%} ({low:.2%} to {high:.2%}) by the engine's count of its steps"
+
     def sentence(self) -> str:
         """The outcome in one sentence, and in another one that this ranker would not serve, if so."""
         arms = {one.arm: one for one in self.summaries}
@@ -138,7 +144,8 @@ class LoopReport(msgspec.Struct, frozen=True):
             f"mean TTFT {fcfs.ttft_mean_s:.2f} s -> "
             f"{ours.ttft_mean_s:.2f} s ({ours.times_better:.2f}x, {low:.2f} to {high:.2f}) after learning from "
             f"{self.learned_from} answers; true lengths: {best.times_better:.2f}x; {share}; saturated throughput "
-            f"{self.saturation.ratio:.1%} ({_shares(self.saturation.between)}) of the engine's without a proxy; "
+            f"{self.saturation.ratio:.1%} ({_shares(self.saturation.between)}) of the engine's without a proxy"
+            f"{self._by_steps()}; "
             f"longest overtaking {ours.overtaken_s:.1f} s of D = {self.max_overtake_s:g} s."
             f"{self.gate and ' '}{self.gate}"
         )
