@@ -76,13 +76,14 @@ async def test_the_window_is_found_together(tmp_path: Path) -> None:
     """Without a given window two proxies find what the engine runs, and its own queue stays as short as with one."""
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(redis_server(tmp_path))
-        engine = await stack.enter_async_context(engine_of([40], slots=24, base_s=15e-3))
+        # Equally long answers would end together, and a proxy on its own would let as many wait there.
+        engine = await stack.enter_async_context(engine_of(range(10, 71, 3), slots=24, base_s=15e-3))
         client = await stack.enter_async_context(session())
         proxies = await two(stack, engine, server)
         loading = [
             asyncio.create_task(keep_asking(client, proxies[0 if number % 4 else 1])) for number in range(96)
         ]
-        await eventually(lambda: all(24 < agreed(one) < 29 for one in proxies))
+        await eventually(lambda: all(24 < agreed(one) < 32 for one in proxies))
         await asyncio.sleep(1.5)
         crowd = Crowd(engine)
         await asyncio.sleep(3)
