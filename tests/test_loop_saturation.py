@@ -1,10 +1,8 @@
 """What Headway costs a full engine, by the clock and by the engine's own count of its steps."""
 
-import asyncio
-
 import pytest
 from aiohttp import web
-from harness import serving_app
+from harness import eventually, serving_app
 
 from training.compare.client import Timing
 from training.loop.saturation import HEADWAY, Full, compared, order_of, tokens_per_s
@@ -67,16 +65,19 @@ def test_slots_left_empty_show_whatever_the_pace() -> None:
 
 async def test_an_engine_s_count_of_steps_is_read_between_two_answers() -> None:
     """From one answer to a later one; an engine that has no such counters tells nothing."""
-    pages = iter(COUNTED)
+    served = 0
 
     async def metrics(_: web.Request) -> web.Response:
-        return web.Response(text=next(pages))
+        nonlocal served
+        served += 1
+        return web.Response(text=COUNTED[served - 1])
 
     async with serving_app(web.get("/metrics", metrics)) as url:
         watch = StepWatch(url, 1, 3)
-        for _ in range(4):
+        watch.answered()
+        await eventually(lambda: served == 1)
+        for _ in range(3):
             watch.answered()
-            await asyncio.sleep(0)
         assert await watch.tokens_per_step() == (1_900 - 300) / (130 - 30)
         blind = StepWatch(url, 1, 2)
         blind.answered()
