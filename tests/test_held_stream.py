@@ -191,7 +191,7 @@ async def test_a_missed_deadline_is_the_last_event() -> None:
     ):
         await first.send(STREAM)
         await eventually(lambda: len(engine.calls) == 1)
-        await second.send(post(CHAT, chat(stream=True), "x-headway-ttl: 1"))
+        await second.send(post(CHAT, chat(stream=True), "x-headway-ttl: 3"))
         got = await whole(second, b"")
         assert error_of(got.body.rpartition(COMMENT)[2].removeprefix(b"data: ").strip(), "ttl_expired")
         assert got.body.startswith(COMMENT)
