@@ -80,6 +80,8 @@ class Relay:
             if len(whole) > _WHOLE_BYTES:
                 await self._check_unopened(engine, whole)
                 return await self._long(engine, headers, whole)
+        if engine.status != 200:
+            self._check_full(engine.status, whole)
         await self._check_unopened(engine, whole)
         self._check(engine, whole)
         if len(whole) > BUFFERED_BYTES:
@@ -99,18 +101,13 @@ class Relay:
 
     async def _check_unopened(self, engine: EngineAnswer, whole: bytes) -> None:
         """Raise EngineRefused where the client's stream is open: what is no stream cannot follow in it."""
-        if self._held is None:
-            return
-        if engine.status != 200:
-            self._check_full(engine.status, whole)
-        if await self._held.opened() is not None:
+        if self._held is not None and await self._held.opened() is not None:
             said, status = error_in(whole) or (f"The engine sent no stream, but {engine.content_type}.", None)
             raise EngineRefused(said, status=status)
 
     def _check(self, engine: EngineAnswer, whole: bytes) -> None:
         """Read what the answer says of itself; raise EngineGarbage where a good status carries no JSON."""
         if engine.status != 200:
-            self._check_full(engine.status, whole)
             self._exchange.end(Outcome.ENGINE_ERROR)
             return
         if engine.content_type != _JSON:
@@ -208,8 +205,7 @@ class Relay:
             self._engine_began()
 
     async def _begin(self, engine: EngineAnswer, headers: CIMultiDict[str]) -> web.StreamResponse:
-        opened = None if self._held is None else await self._held.opened()
-        if opened is not None:
+        if self._held is not None and (opened := await self._held.opened()) is not None:
             return opened
         response = web.StreamResponse(status=engine.status, reason=engine.reason, headers=headers)
         await response.prepare(self._request)

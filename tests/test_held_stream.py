@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 from harness import CHAT, Raw, chat, error_of, eventually, idle, outcomes, post, proxy_before, raw_client
 from scripted_engine import JSON, Call, ScriptedEngine, reply, stream
-from wire import Message
+from wire import Message, read_messages
 
 from proxy.app import Headway
 
@@ -56,17 +56,18 @@ async def head_and_comments(client: Raw, comments: int = 2) -> bytes:
     return raw
 
 
-async def whole(client: Raw, begun: bytes) -> Message:
-    """The answer of which `begun` has been read."""
-    reader = asyncio.StreamReader()
-    reader.feed_data(begun + await client.rest())
-    reader.feed_eof()
-    return await Raw(reader, client.writer).answer()
+async def whole(client: Raw, begun: bytes = b"") -> Message:
+    """The answer of which `begun` has been read: to its last chunk, or to the connection's end without one."""
+    async with asyncio.timeout(60):
+        while not begun.endswith(b"0\r\n\r\n") and (more := await client.reader.read(1 << 16)):
+            begun += more
+    (message,) = read_messages(begun)
+    return message
 
 
-async def test_a_waiting_stream_is_kept_busy_and_then_answered() -> None:
-    """In the proxy's queue and in the engine's it gets comments; then every byte of the answer, and an end."""
-    gate = Gate(ANSWERED, ANSWERED)
+@asynccontextmanager
+async def second_behind_first(gate: Gate) -> AsyncIterator[tuple[Headway, ScriptedEngine, Raw, Raw]]:
+    """Two clients; what the first has sent is at the engine, whatever the second sends has to wait."""
     async with (
         held_behind(gate) as (headway, engine),
         raw_client(headway) as first,
@@ -74,6 +75,13 @@ async def test_a_waiting_stream_is_kept_busy_and_then_answered() -> None:
     ):
         await first.send(STREAM)
         await eventually(lambda: len(engine.calls) == 1)
+        yield headway, engine, first, second
+
+
+async def test_a_waiting_stream_is_kept_busy_and_then_answered() -> None:
+    """In the proxy's queue and in the engine's it gets comments; then every byte of the answer, and an end."""
+    gate = Gate(ANSWERED, ANSWERED)
+    async with second_behind_first(gate) as (headway, engine, first, second):
         await second.send(STREAM)
         begun = await head_and_comments(second)
         assert len(engine.calls) == 1
@@ -83,14 +91,9 @@ async def test_a_waiting_stream_is_kept_busy_and_then_answered() -> None:
         await eventually(lambda: len(engine.calls) == 2)
         begun += await head_and_comments(second)
         gate.let()
-        while not (begun.endswith(b"0\r\n\r\n")):
-            begun += await second.reader.read(1 << 16)
-        assert await outcomes(headway) == {"completed": 2}
+        got = await whole(second, begun)
         await idle(headway)
-    reader = asyncio.StreamReader()
-    reader.feed_data(begun)
-    reader.feed_eof()
-    got = await Raw(reader, second.writer).answer()
+        assert await outcomes(headway) == {"completed": 2}
     assert got.complete
     assert got.header("Content-Type") == "text/event-stream; charset=utf-8"
     assert got.header("x-headway-predicted-tokens") == "256"
@@ -108,9 +111,7 @@ async def test_the_connection_serves_the_next_request() -> None:
             await client.send(STREAM)
             begun = await head_and_comments(client, 1)
             gate.let()
-            while not begun.endswith(b"0\r\n\r\n"):
-                begun += await client.reader.read(1 << 16)
-            assert begun.count(TOKEN) == 1
+            assert (await whole(client, begun)).body.endswith(COMMENT + TOKEN + DONE)
 
 
 async def test_an_early_answer_is_the_engine_s_alone() -> None:
@@ -131,13 +132,7 @@ async def test_who_asks_for_no_stream_gets_none() -> None:
     """A whole answer stays one, however long it takes."""
     said = b'{"choices":[{"finish_reason":"stop"}],"usage":{"completion_tokens":1}}'
     gate = Gate(ANSWERED, reply(said, JSON))
-    async with (
-        held_behind(gate) as (headway, engine),
-        raw_client(headway) as first,
-        raw_client(headway) as second,
-    ):
-        await first.send(STREAM)
-        await eventually(lambda: len(engine.calls) == 1)
+    async with second_behind_first(gate) as (_, _, first, second):
         await second.send(post(CHAT, chat()))
         await head_and_comments(first, 3)
         gate.let()
@@ -184,15 +179,9 @@ async def test_an_answer_that_is_no_stream_cannot_follow_comments() -> None:
 async def test_a_missed_deadline_is_the_last_event() -> None:
     """Who cannot begin in time is told so in the stream that waits, and counted once."""
     gate = Gate(ANSWERED)
-    async with (
-        held_behind(gate) as (headway, engine),
-        raw_client(headway) as first,
-        raw_client(headway) as second,
-    ):
-        await first.send(STREAM)
-        await eventually(lambda: len(engine.calls) == 1)
+    async with second_behind_first(gate) as (headway, engine, _, second):
         await second.send(post(CHAT, chat(stream=True), "x-headway-ttl: 3"))
-        got = await whole(second, b"")
+        got = await whole(second)
         assert error_of(got.body.rpartition(COMMENT)[2].removeprefix(b"data: ").strip(), "ttl_expired")
         assert got.body.startswith(COMMENT)
         gate.let()
@@ -218,9 +207,7 @@ async def test_a_full_engine_is_tried_again_while_comments_go_on() -> None:
         await eventually(lambda: len(engine.calls) == 2)
         begun += await head_and_comments(client, 1)
         gate.let()
-        while not begun.endswith(b"0\r\n\r\n"):
-            begun += await client.reader.read(1 << 16)
-        assert begun.count(TOKEN) == 1
+        assert (await whole(client, begun)).body.endswith(COMMENT + TOKEN + DONE)
         assert await outcomes(headway) == {"completed": 1}
 
 
