@@ -5,21 +5,17 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scheduling import D_US, one_engine, predicted, submit
 
-from predictor.prediction import Prediction
 from proxy.scheduling.backlog import QueueLimits
 from proxy.scheduling.classes import ServiceClass
 from proxy.scheduling.policy import Fcfs, Quantile
 from proxy.scheduling.queued import Changes, QueuedRequest, Reason, State
 from proxy.scheduling.scheduler import Scheduler
 
-D_US = 1_000
-
 
 def asked(seq: int, quantile: float, **more: Any) -> QueuedRequest:
-    return QueuedRequest(
-        seq, f"r{seq}", 0, Prediction(quantile, 1000 * quantile, 0, 1000), "standard", **more
-    )
+    return QueuedRequest(seq, f"r{seq}", 0, predicted(quantile), **more)
 
 
 def full(**limits: Any) -> Scheduler:
@@ -72,7 +68,7 @@ def test_who_was_keyed_anew_is_judged_by_the_new_key() -> None:
     first = asked(0, 0.9)
     scheduler.submit(first, 0)
     scheduler.submit(asked(1, 0.5), 0)
-    scheduler.rekey(first, Prediction(0.1, 100, 0, 1000), 0)
+    scheduler.rekey(first, predicted(0.1), 0)
     assert refused(scheduler.submit(asked(2, 0.3), 0)) == [1]
 
 
@@ -87,7 +83,7 @@ def test_whoever_is_shed_was_the_worst(events: list[tuple[str, float, int]]) -> 
             scheduler.cancel(waiting[size % len(waiting)], 0)
         elif event == "r" and waiting:
             changed = waiting[size % len(waiting)]
-            scheduler.rekey(changed, Prediction(quantile, 1000 * quantile, 0, 1000), 0)
+            scheduler.rekey(changed, predicted(quantile), 0)
         elif event == "s":
             scheduler.switch_policies({"standard": Fcfs() if size % 2 else Quantile(D_US)}, 0)
         elif event == "a":
@@ -110,3 +106,22 @@ def test_shedding_keeps_nobody_in_mind_who_has_left() -> None:
         if seq % 3 == 0 and item.state is State.WAITING:
             scheduler.cancel(item, 0)
     assert len(scheduler._backlog._worst) < 200
+
+
+def test_a_full_queue_refuses_the_newcomer_or_the_worst() -> None:
+    """At its limit the queue refuses whoever comes; told to shed, it refuses the worst key of the lowest tier."""
+    for shed_worst, refused in ((False, 2), (True, 1)):
+        scheduler = one_engine(Quantile(D_US), limits=QueueLimits(max_waiting=2, shed_worst=shed_worst))
+        submit(scheduler, 0, 0, 0.2)
+        submit(scheduler, 1, 0, 0.9)
+        changes = scheduler.submit(asked(2, 0.1), 1)
+        assert [(item.seq, reason) for item, reason in changes.refused] == [(refused, Reason.QUEUE_FULL)]
+        assert scheduler.waiting == 2
+
+
+def test_bytes_and_predicted_work_bound_the_queue_too() -> None:
+    """Few but huge requests are refused like many small ones; a lone huge one may wait."""
+    for limits in (QueueLimits(max_bytes=100), QueueLimits(max_tokens=100.0)):
+        scheduler = one_engine(Fcfs(), limits=limits)
+        assert not scheduler.submit(asked(0, 0.09, body_bytes=90), 0).refused
+        assert scheduler.submit(asked(1, 0.09, body_bytes=90), 0).refused

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from scheduling import one_engine, submit
 
 from predictor.prediction import Prediction
 from proxy.scheduling.classes import ServiceClass
@@ -93,3 +94,15 @@ def test_where_the_lane_may_fetch_somebody_he_is_not_given_up() -> None:
         scheduler.submit(asked(seq, 100, ttl_s=5.0), 10)
     assert [item.seq for item in scheduler.waiting_in_order()][-1] == 0
     assert refused(scheduler, tokens_per_s=100.0) == [6, 7, 8, 9, 10]
+
+
+def test_a_hopeless_request_is_refused_before_its_deadline() -> None:
+    """When even the shortest answers ahead take too long, waiting on is pointless and refused at once."""
+    scheduler = one_engine(Fcfs())
+    for seq in range(10):
+        submit(scheduler, seq, seq, 1.0)
+    hopeful = submit(scheduler, 10, 10, 0.0, deadline_us=60 * 10**6)
+    hopeless = submit(scheduler, 11, 11, 0.0, deadline_us=40 * 10**6)
+    changes = scheduler.expire(12, tokens_per_s=100.0)
+    assert [(item.seq, reason) for item, reason in changes.refused] == [(hopeless.seq, Reason.EXPIRED)]
+    assert hopeful.state is State.WAITING

@@ -1,6 +1,8 @@
-"""Whose turn it is where room in a KV cache is what is short."""
+"""Whose turn it is where room in a KV cache is what is short, and which engine a request goes to."""
 
 from typing import Any
+
+from scheduling import one_engine, predicted
 
 from predictor.prediction import Prediction
 from proxy.scheduling.classes import ServiceClass
@@ -138,3 +140,18 @@ def test_an_engine_that_has_the_prompt_is_preferred_and_not_waited_for() -> None
         item.bound_to = "one"
         scheduler.submit(item, 0)
     assert [item.replica for item in bound] == ["one", "two"]
+
+
+def test_what_one_engine_keeps_is_sent_there_alone() -> None:
+    """In its turn, though the others are less busy and that one is full, so that nobody waits behind it; to any
+    engine once that one is gone, which will say so."""
+    scheduler = one_engine(Fcfs())
+    scheduler.add_replica("other", 4, 0)
+    scheduler.set_window("engine", 1, 0)
+    kept = [QueuedRequest(seq, str(seq), seq, predicted(0.5), kept_at="engine") for seq in range(3)]
+    assert [scheduler.submit(item, item.seq).started for item in kept[:2]] == [[kept[0]], [kept[1]]]
+    assert [item.replica for item in kept[:2]] == ["engine", "engine"]
+    scheduler.set_window("engine", 0, 2)
+    assert not scheduler.submit(kept[2], 2).started
+    assert scheduler.set_available("engine", False, 3).started == [kept[2]]
+    assert kept[2].replica == "other"

@@ -1,29 +1,22 @@
 """The scheduler's promises, held against random histories."""
 
 from collections import Counter
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from scheduling import D_US, TENANTS, predicted
 
 from predictor.prediction import Prediction
 from proxy.scheduling.backlog import QueueLimits
 from proxy.scheduling.classes import ServiceClass
 from proxy.scheduling.fair import TenantLimits
-from proxy.scheduling.policy import Fcfs, Policy, Quantile, Sjf, Work, make_policy
-from proxy.scheduling.queued import Changes, QueuedRequest, Reason, State
+from proxy.scheduling.policy import Fcfs, Policy, Quantile, Work
+from proxy.scheduling.queued import Changes, QueuedRequest, State
 from proxy.scheduling.scheduler import Scheduler
 
-D_US = 1_000
 CLASSES = ("fast", "slow", "batch")
-TENANTS = ("ann", "bob", "cy")
-
-
-def predicted(quantile: float) -> Prediction:
-    """A prediction of which only the quantile (and tokens with it) matters."""
-    return Prediction(quantile, quantile * 1000, quantile * 500, 1000.0)
 
 
 class SchedulerMachine(RuleBasedStateMachine):
@@ -229,232 +222,3 @@ def test_keys_keep_their_order_for_ever(
     """A key is arrival plus at most D whatever was predicted, so ageing needs no timer and nobody passes the bound."""
     prediction = Prediction(quantile, 10.0, 5.0, 20.0, work=work)
     assert arrival_us <= policy.key_us(arrival_us, prediction) <= arrival_us + D_US
-
-
-def queue(policy: Policy, lane_share: float = 0.0, **more: Any) -> Scheduler:
-    """A scheduler with one class and one engine that has no room yet."""
-    scheduler = Scheduler([ServiceClass("standard", policy)], lane_share=lane_share, **more)
-    scheduler.add_replica("engine", 0, 0)
-    return scheduler
-
-
-def submit(scheduler: Scheduler, seq: int, arrival_us: int, quantile: float, **more: Any) -> QueuedRequest:
-    """Let one request arrive."""
-    item = QueuedRequest(seq, f"r{seq}", arrival_us, predicted(quantile), **more)
-    scheduler.submit(item, arrival_us)
-    return item
-
-
-def order_of(scheduler: Scheduler) -> list[int]:
-    """Let everybody run, and give the order of dispatch by seq."""
-    return [item.seq for item in scheduler.set_window("engine", None, 0).started]
-
-
-def one_more(scheduler: Scheduler) -> QueuedRequest:
-    """Let exactly one more run."""
-    (item,) = scheduler.set_window("engine", scheduler.running + 1, 0).started
-    return item
-
-
-def test_short_goes_first_within_the_bound_and_not_beyond_it() -> None:
-    """A short request passes a long one that came less than D earlier, never one from before that."""
-    scheduler = queue(Quantile(D_US))
-    for seq, (arrival_us, quantile) in enumerate([(0, 1.0), (D_US - 1, 0.0), (D_US + 1, 0.0)]):
-        submit(scheduler, seq, arrival_us, quantile)
-    assert order_of(scheduler) == [1, 0, 2]
-
-
-def test_sjf_orders_by_predicted_tokens_alone() -> None:
-    """Under sjf arrival does not count."""
-    scheduler = queue(Sjf())
-    for seq, quantile in enumerate([0.9, 0.1, 0.5]):
-        submit(scheduler, seq, seq * 100 * D_US, quantile)
-    assert order_of(scheduler) == [1, 2, 0]
-
-
-@pytest.mark.parametrize(("share", "expected"), [(0.0, 0), (0.25, 5), (0.5, 10), (1.0, 20)])
-def test_the_lane_serves_its_share_of_the_oldest(share: float, expected: int) -> None:
-    """Of twenty dispatches the share phi goes to whoever waited longest, whatever was predicted."""
-    scheduler = queue(Sjf(), lane_share=share)
-    for seq in range(100):
-        submit(scheduler, seq, seq, 1 - seq / 100)
-    assert sum(one_more(scheduler).seq < 50 for _ in range(20)) == expected
-
-
-def test_a_request_keyed_anew_goes_by_its_new_key() -> None:
-    """Whoever is found to be long lets the others pass: the old key counts no more."""
-    scheduler = queue(Quantile(D_US))
-    first, second = submit(scheduler, 0, 0, 0.0), submit(scheduler, 1, 0, 0.5)
-    assert scheduler.rekey(first, predicted(1.0), 0) == Changes()
-    assert scheduler.set_window("engine", 1, 0).started == [second]
-    assert scheduler.finish(second, 0).started == [first]
-
-
-def test_what_one_engine_keeps_is_sent_there_alone() -> None:
-    """In its turn, though the others are less busy and that one is full, so that nobody waits behind it; to any
-    engine once that one is gone, which will say so."""
-    scheduler = queue(Fcfs())
-    scheduler.add_replica("other", 4, 0)
-    scheduler.set_window("engine", 1, 0)
-    kept = [QueuedRequest(seq, str(seq), seq, predicted(0.5), kept_at="engine") for seq in range(3)]
-    assert [scheduler.submit(item, item.seq).started for item in kept[:2]] == [[kept[0]], [kept[1]]]
-    assert [item.replica for item in kept[:2]] == ["engine", "engine"]
-    scheduler.set_window("engine", 0, 2)
-    assert not scheduler.submit(kept[2], 2).started
-    assert scheduler.set_available("engine", False, 3).started == [kept[2]]
-    assert kept[2].replica == "other"
-
-
-def test_unknown_policy_is_refused_by_name() -> None:
-    """A misspelt policy is an error that lists the known ones."""
-    with pytest.raises(ValueError, match="fcfs, quantile, work, sjf"):
-        make_policy("shortest", 1.0)
-
-
-def test_cancelled_crowds_leave_no_trace() -> None:
-    """Ten thousand requests that came and went leave a queue as small as an empty one."""
-    scheduler = queue(Quantile(D_US))
-    items = [submit(scheduler, seq, seq, 0.5) for seq in range(10_000)]
-    for item in items[1:]:
-        scheduler.cancel(item, 0)
-    (tenant,) = scheduler.tiers[0].queue
-    assert scheduler.waiting == 1
-    assert len(tenant.waiting._by_key) < 100
-    scheduler.cancel(items[0], 0)
-    assert not list(scheduler.tiers[0].queue)
-
-
-def tiered(min_share: float, **more: Any) -> Scheduler:
-    """Two strict tiers in front of one engine without room."""
-    classes = [
-        ServiceClass("standard", Quantile(D_US)),
-        ServiceClass("batch", Fcfs(), tier=1, min_share=min_share, **more),
-    ]
-    scheduler = Scheduler(classes)
-    scheduler.add_replica("engine", 0, 0)
-    return scheduler
-
-
-@pytest.mark.parametrize(("min_share", "batch_served"), [(0.0, 0), (0.05, 1), (0.25, 5), (0.5, 10)])
-def test_a_lower_tier_gets_its_min_share_and_no_more(min_share: float, batch_served: int) -> None:
-    """While the better tier is never empty, min_share of the dispatches go below, however old those are."""
-    scheduler = tiered(min_share)
-    for seq in range(40):
-        submit(scheduler, seq, 0, 0.5, class_name="batch")
-        submit(scheduler, 100 + seq, 10 * D_US, 0.9)
-    served = [one_more(scheduler).class_name for _ in range(21)]
-    assert served.count("batch") == batch_served
-
-
-def test_a_class_waits_for_its_hours() -> None:
-    """Outside of its hours a class is held, however idle the engine; when they begin it is sent."""
-    scheduler = tiered(0.0, hours=((22 * 60, 6 * 60),))
-    scheduler.set_window("engine", 8, 0)
-    noon_us, night_us = 12 * 3600 * 10**6, 23 * 3600 * 10**6
-    item = submit(scheduler, 0, noon_us, 0.5, class_name="batch")
-    assert item.state is State.WAITING
-    assert [item.seq for item in scheduler.tick(night_us).started] == [0]
-
-
-def test_a_flood_does_not_slow_another_tenant() -> None:
-    """Beside a tenant with 1,000 requests waiting, another one gets every second dispatch."""
-    scheduler = queue(Quantile(D_US))
-    for seq in range(1000):
-        submit(scheduler, seq, 0, 0.5, tenant="flood")
-    for seq in range(20):
-        submit(scheduler, 2000 + seq, D_US, 0.5, tenant="small")
-    served = [one_more(scheduler).tenant for _ in range(40)]
-    assert abs(served.count("small") - 20) <= 1
-
-
-@given(
-    st.lists(st.tuples(st.sampled_from(TENANTS), st.floats(0, 1)), min_size=60, max_size=200),
-    st.dictionaries(st.sampled_from(TENANTS), st.sampled_from([0.5, 1.0, 2.0]), min_size=3),
-)
-def test_backlogged_tenants_are_served_alike(
-    requests: list[tuple[str, float]], weights: dict[str, float]
-) -> None:
-    """Between two tenants that both still wait, served tokens over weight differ by at most two charges."""
-    limits = {name: TenantLimits(weight) for name, weight in weights.items()}
-    scheduler = queue(Quantile(D_US), tenants=limits)
-    for seq, (tenant, quantile) in enumerate(requests):
-        submit(scheduler, seq, seq, quantile, tenant=tenant)
-    served = dict.fromkeys(TENANTS, 0.0)
-    largest = max(
-        (item.work_tokens / weights[item.tenant] for item in scheduler.waiting_in_order()), default=0.0
-    )
-    for _ in range(len(requests)):
-        item = one_more(scheduler)
-        served[item.tenant] += item.work_tokens / weights[item.tenant]
-        backlogged = {waiting.tenant for waiting in scheduler.waiting_in_order()}
-        shares = [served[name] for name in backlogged]
-        assert not shares or max(shares) - min(shares) <= 2 * largest + 1e-6
-
-
-def test_charges_are_corrected_by_what_was_really_computed() -> None:
-    """A tenant whose answers turn out ten times longer than predicted pays for them."""
-    scheduler = queue(Fcfs())
-    for seq in range(200):
-        submit(scheduler, seq, seq, 0.1, tenant="ann" if seq % 2 else "bob")
-    served: Counter[str] = Counter()
-    for _ in range(60):
-        item = one_more(scheduler)
-        actual = item.work_tokens * (10 if item.tenant == "ann" else 1)
-        served[item.tenant] += round(actual)
-        scheduler.set_window("engine", 0, 0)
-        scheduler.finish(item, 0, actual)
-    assert served["ann"] == pytest.approx(served["bob"], rel=0.1, abs=2100)
-
-
-def test_a_tenant_keeps_to_its_own_limits() -> None:
-    """max_running holds a tenant back while others run on; beyond max_waiting it alone is refused."""
-    scheduler = queue(Fcfs(), tenants={"ann": TenantLimits(1.0, max_running=2, max_waiting=3)})
-    changes = [
-        scheduler.submit(QueuedRequest(seq, str(seq), seq, predicted(0.5), tenant="ann"), seq)
-        for seq in range(4)
-    ]
-    assert [reason for change in changes for _, reason in change.refused] == [Reason.TENANT_FULL]
-    submit(scheduler, 9, 9, 0.5, tenant="bob")
-    assert order_of(scheduler) == [0, 9, 1]
-
-
-def test_a_full_queue_refuses_the_newcomer_or_the_worst() -> None:
-    """At its limit the queue refuses whoever comes; told to shed, it refuses the worst key of the lowest tier."""
-    for shed_worst, refused in ((False, 2), (True, 1)):
-        scheduler = queue(Quantile(D_US), limits=QueueLimits(max_waiting=2, shed_worst=shed_worst))
-        submit(scheduler, 0, 0, 0.2)
-        submit(scheduler, 1, 0, 0.9)
-        changes = scheduler.submit(QueuedRequest(2, "r2", 1, predicted(0.1)), 1)
-        assert [(item.seq, reason) for item, reason in changes.refused] == [(refused, Reason.QUEUE_FULL)]
-        assert scheduler.waiting == 2
-
-
-def test_bytes_and_predicted_work_bound_the_queue_too() -> None:
-    """Few but huge requests are refused like many small ones; a lone huge one may wait."""
-    for limits in (QueueLimits(max_bytes=100), QueueLimits(max_tokens=100.0)):
-        scheduler = queue(Fcfs(), limits=limits)
-        assert not scheduler.submit(QueuedRequest(0, "a", 0, predicted(0.09), body_bytes=90), 0).refused
-        assert scheduler.submit(QueuedRequest(1, "b", 0, predicted(0.09), body_bytes=90), 0).refused
-
-
-def test_a_hopeless_request_is_refused_before_its_deadline() -> None:
-    """When even the shortest answers ahead take too long, waiting on is pointless and refused at once."""
-    scheduler = queue(Fcfs())
-    for seq in range(10):
-        submit(scheduler, seq, seq, 1.0)
-    hopeful = submit(scheduler, 10, 10, 0.0, deadline_us=60 * 10**6)
-    hopeless = submit(scheduler, 11, 11, 0.0, deadline_us=40 * 10**6)
-    changes = scheduler.expire(12, tokens_per_s=100.0)
-    assert [(item.seq, reason) for item, reason in changes.refused] == [(hopeless.seq, Reason.EXPIRED)]
-    assert hopeful.state is State.WAITING
-
-
-def test_contradicting_classes_are_refused() -> None:
-    """Classes of one tier must agree, names must differ, and an unbounded policy stands alone."""
-    for classes in (
-        [ServiceClass("a", Fcfs()), ServiceClass("a", Fcfs(), tier=1)],
-        [ServiceClass("a", Fcfs()), ServiceClass("b", Fcfs(), min_share=0.1)],
-        [ServiceClass("a", Fcfs()), ServiceClass("b", Sjf())],
-    ):
-        with pytest.raises(ValueError, match=r"class|tier"):
-            Scheduler(classes)
