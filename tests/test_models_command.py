@@ -44,6 +44,10 @@ def test_the_gate_asks_the_traffic_log(tmp_path: Path, capsys: pytest.CaptureFix
     assert read_pointer(tmp_path, Role.CHAMPION) is None
     assert main(["models", "publish", source, "--shadow", *at]) == 0
     assert read_pointer(tmp_path, Role.SHADOW) is not None
+    assert main(["models", "rollback", "default", "--shadow", *at]) == 2
+    assert main(["models", "rollback", "--shadow", *at]) == 0
+    assert read_pointer(tmp_path, Role.SHADOW) is None
+    assert "shadow ended" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -70,7 +74,8 @@ def test_publishing_the_champion_again_is_a_mistake(
     """It says so and writes nothing."""
     source = artifact_called("mine", tmp_path)
     assert main(["models", "publish", str(source), "--force", "--state", str(tmp_path)]) == 0
-    assert main(["models", "publish", str(source), "--force", "--state", str(tmp_path)]) == 1
-    assert "is the champion already" in capsys.readouterr().err
+    for way in ("--force", "--shadow"):
+        assert main(["models", "publish", str(source), way, "--state", str(tmp_path)]) == 1
+        assert "is the champion already" in capsys.readouterr().err
     assert len(read_decisions(tmp_path)) == 1
     assert id_called("other", tmp_path) != read_pointer(tmp_path, Role.CHAMPION)

@@ -26,7 +26,7 @@ from predictor.registry import (
 )
 from training.registry import store
 from training.registry.journal import Decision, Outcome, read_decisions, write_decision
-from training.registry.store import KEEP, adopt, prune, publish, roll_back, stored
+from training.registry.store import KEEP, adopt, end_shadow, prune, publish, roll_back, stored
 
 PUBLISHER = """
 import sys
@@ -136,6 +136,22 @@ def test_rolling_back_goes_step_by_step_to_the_wheel(tmp_path: Path) -> None:
         roll_back(tmp_path, "0123456789abcdef")
 
 
+def test_a_shadow_ends(tmp_path: Path) -> None:
+    """Whoever becomes the champion is a shadow no longer; a shadow may be ended, and then there is none to end."""
+    one, two = (adopt(tmp_path, artifact_called(name, tmp_path)) for name in ("one", "two"))
+    publish(tmp_path, decided(one, Outcome.SHADOWED), expected=None)
+    publish(tmp_path, decided(one), expected=None)
+    assert (read_pointer(tmp_path, Role.CHAMPION), read_pointer(tmp_path, Role.SHADOW)) == (one, None)
+    publish(tmp_path, decided(two, Outcome.SHADOWED), expected=None)
+    publish(tmp_path, decided(two), expected=one)
+    publish(tmp_path, decided(one, Outcome.SHADOWED), expected=None)
+    assert end_shadow(tmp_path).artifact == one
+    assert (read_pointer(tmp_path, Role.CHAMPION), read_pointer(tmp_path, Role.SHADOW)) == (two, None)
+    assert roll_back(tmp_path).artifact == one
+    with pytest.raises(PredictorError, match="no shadow"):
+        end_shadow(tmp_path)
+
+
 def test_old_artifacts_go_and_needed_ones_stay(tmp_path: Path) -> None:
     """The newest are kept, and champion, shadow and the way back whatever their age."""
     ids = []
@@ -155,16 +171,20 @@ def test_refusals_leave_no_more_than_the_latest(tmp_path: Path, caplog: pytest.L
     publish(tmp_path, decided(one), expected=None)
     publish(tmp_path, decided(two), expected=one)
     _old(artifact_directory(tmp_path, one), artifact_directory(tmp_path, two))
-    left, at_work = (models_directory(tmp_path) / name for name in (".staged-left", ".staged-at-work"))
-    for folder in (left, at_work):
+    aside = models_directory(tmp_path)
+    left, fetched, pointer, at_work = (
+        aside / name for name in (".staged-left", ".fetched-left", ".champion-left", ".staged-at-work")
+    )
+    for folder in (left, fetched, at_work):
         folder.mkdir()
-    _old(left)
+    pointer.touch()
+    _old(left, fetched, pointer)
     refused = []
     for number in range(KEEP + 3):
         refused.append(adopt(tmp_path, artifact_called(f"refused{number}", tmp_path)))
         publish(tmp_path, decided(refused[-1], Outcome.REFUSED), expected=two)
     assert set(stored(tmp_path)) == {one, two, *refused[-KEEP:]}
-    assert (left.exists(), at_work.exists()) == (False, True)
+    assert [one.name for one in aside.glob(".*")] == [at_work.name]
     assert roll_back(tmp_path).artifact == one
     assert not caplog.records
 
@@ -248,5 +268,5 @@ def _full(_: int) -> None:
 
 def _old(*folders: Path) -> None:
     for folder in folders:
-        for path in (folder, *folder.iterdir()):
+        for path in (folder, *folder.glob("*")):
             os.utime(path, (1, 1))

@@ -158,6 +158,7 @@ def test_text_is_ranked_by_the_default_artifact(tmp_path: Path, capsys: pytest.C
         (["--max-overtake", "nan"], "--max-overtake"),
         (["--window", "0"], "--window"),
         (["--out", "x.json"], "--tune"),
+        (["--arrivals", "poisson", "--loads", "recorded"], "goes with --arrivals trace"),
     ],
 )
 def test_bad_arguments_are_one_line_and_exit_2(
@@ -185,7 +186,7 @@ def test_what_cannot_be_read_or_written_is_one_line_and_exit_1(
         (["--on", str(tmp_path / "none.csv")], "no such file"),
         (["--on", str(other)], "unknown kind"),
         (["--on", str(few), "--arrivals", "trace"], "no arrival times"),
-        (["--on", trace, "--arrivals", "poisson", "--loads", "recorded"], "recorded arrival times"),
+        (["--on", str(few), "--loads", "recorded"], "recorded arrival times"),
         (["--on", trace, "--artifact", "nowhere"], "leave out --artifact"),
         (
             ["--on", trace, *("--tune", "--arrivals", "burst", "--out", "/nonexistent/x.json")],

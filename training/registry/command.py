@@ -15,7 +15,7 @@ from predictor.registry import Role, artifact_directory, checked_id, read_pointe
 from training.registry.journal import BusyError, Decision, Outcome, read_decisions
 from training.registry.place import add_place
 from training.registry.shared import Place, place_of, shared
-from training.registry.store import adopt, publish, roll_back, stored
+from training.registry.store import adopt, end_shadow, publish, roll_back, stored
 from training.retrain.cycle import Plan, weigh_by_hand
 from training.sources import DataError
 
@@ -46,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     publishing.add_argument("--force", action="store_true", help="without asking the gate")
     back = verbs.add_parser("rollback", help="let the champion before this one serve again")
     back.add_argument("target", nargs="?", metavar="ID|default", help="or this one; default: the wheel's")
+    back.add_argument("--shadow", action="store_true", help="end the shadow; the champion stays")
     for sub in (listing, publishing, back):
         add_place(sub)
         sub.add_argument("--json", action="store_true", help="print one JSON document on stdout")
@@ -61,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         with shared(place, *([named] if named else [])):
             if args.verb == "list":
                 return _list(args)
-            decision = _publish(args, place) if args.verb == "publish" else roll_back(args.state, args.target)
+            decision = _publish(args, place) if args.verb == "publish" else _roll_back(args)
     except (DataError, PredictorError, BusyError, ValueError) as error:
         print(f"headway models: {error}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
@@ -82,7 +83,7 @@ def _publish(args: argparse.Namespace, place: Place) -> Decision:
     directory = artifact_directory(args.state, artifact_id)
     read_metadata(directory)
     champion = read_pointer(args.state, Role.CHAMPION)
-    if champion == artifact_id and not args.shadow:
+    if champion == artifact_id:
         raise PredictorError(f"{artifact_id} is the champion already")
     outcome = Outcome.SHADOWED if args.shadow else Outcome.PUBLISHED
     decision = Decision(action="publish", outcome=outcome, reason="asked for by an operator")
@@ -91,6 +92,14 @@ def _publish(args: argparse.Namespace, place: Place) -> Decision:
         decision = weigh_by_hand(plan, load_artifact(directory))
     decision = msgspec.structs.replace(decision, artifact=artifact_id, replaced=champion)
     return publish(args.state, decision, expected=champion)
+
+
+def _roll_back(args: argparse.Namespace) -> Decision:
+    if not args.shadow:
+        return roll_back(args.state, args.target)
+    if args.target is not None:
+        raise ValueError("rollback --shadow ends the shadow, and takes no id")
+    return end_shadow(args.state)
 
 
 def _list(args: argparse.Namespace) -> int:

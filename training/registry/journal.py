@@ -30,6 +30,7 @@ class Outcome(StrEnum):
     SHADOWED = "shadowed"
     REFUSED = "refused"
     ROLLED_BACK = "rolled back"
+    SHADOW_ENDED = "shadow ended"
 
 
 class Rival(msgspec.Struct, frozen=True):

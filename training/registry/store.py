@@ -37,7 +37,8 @@ _LOG: Final = logging.getLogger("headway.registry")
 KEEP: Final = 5
 _LOCK: Final = "registry.lock"
 _STAGED: Final = ".staged-"
-# What a killed process has left of its staging is cleared away after so long; nobody stages for that long.
+# Whatever is written aside begins with a dot; what a killed process has left of it is cleared away after so long.
+_ASIDE: Final = ".*"
 _STALE_S: Final = 24 * 3600.0
 _ROLES: Final = {Outcome.PUBLISHED: Role.CHAMPION, Outcome.SHADOWED: Role.SHADOW}
 
@@ -124,6 +125,19 @@ def _point(state: Path, role: Role, decision: Decision) -> Decision:
     return written
 
 
+def end_shadow(state: Path) -> Decision:
+    """Let nobody be watched any more. Raises PredictorError where nobody is, that or OSError where the disk refuses."""
+    with locked(state, _LOCK, wait=True):
+        shadow = read_pointer(state, Role.SHADOW)
+        if shadow is None:
+            raise PredictorError("there is no shadow")
+        reason = "asked for by an operator"
+        ended = Decision(action="rollback", outcome=Outcome.SHADOW_ENDED, reason=reason, artifact=shadow)
+        with recorded(state, ended) as written:
+            write_pointer(state, Role.SHADOW, None)
+    return written
+
+
 def roll_back(state: Path, target: str | None = None) -> Decision:
     """Point at the champion before this one, or at `target` (`default`: the ranker in the wheel).
 
@@ -140,7 +154,10 @@ def roll_back(state: Path, target: str | None = None) -> Decision:
         decision = Decision(
             action="rollback", outcome=Outcome.ROLLED_BACK, reason=reason, artifact=chosen, replaced=champion
         )
-        return _point(state, Role.CHAMPION, decision)
+        try:
+            return _point(state, Role.CHAMPION, decision)
+        finally:
+            _clear_away(state)
 
 
 def prune(state: Path, keep: int = KEEP) -> list[str]:
@@ -155,17 +172,22 @@ def prune(state: Path, keep: int = KEEP) -> list[str]:
     spare = [one for one in stored(state)[keep:] if one not in needed]
     for artifact_id in spare:
         _delete(artifact_directory(state, artifact_id))
-    for left in models_directory(state).glob(f"{_STAGED}*"):
-        # Whoever stages beside us may clear its own away first.
+    for left in models_directory(state).glob(_ASIDE):
+        # Whoever writes beside us may clear its own away first.
         with suppress(FileNotFoundError):
             if time.time() - left.stat().st_mtime > _STALE_S:
-                shutil.rmtree(left, ignore_errors=True)
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
     return spare
 
 
 def _clear_away(state: Path) -> None:
-    """Prune, whatever became of a candidate; what cannot be deleted now can be after the next one."""
+    """Prune, and let no champion be its own shadow, whatever became of a candidate.
+
+    What cannot be done now can be after the next one.
+    """
     try:
+        if read_pointer(state, Role.SHADOW) == read_pointer(state, Role.CHAMPION):
+            write_pointer(state, Role.SHADOW, None)
         prune(state)
     except (OSError, PredictorError) as error:
         _LOG.warning("old artifacts stay in %s: %s", models_directory(state), error)

@@ -113,6 +113,10 @@ def checked(args: argparse.Namespace) -> tuple[list[str], list[float | None]]:
         (not _is_time(args.max_overtake), "--max-overtake must be a number of seconds, 0 or more"),
         (not _is_time(args.max_extra_delay), "--max-extra-delay must be a number of seconds, 0 or more"),
         (args.out is not None and not args.tune, "--out goes with --tune"),
+        (
+            None in loads and args.arrivals not in (None, Arrivals.TRACE),
+            f"--loads {RECORDED} goes with --arrivals {Arrivals.TRACE}",
+        ),
     )
     for wrong, text in complaints:
         if wrong:

@@ -151,9 +151,9 @@ class _Stage:
         return scene, Setting(self._kind.value, load, self._capacity_per_s, peak, waits)
 
     def _recorded_load(self) -> float:
-        """What the recorded times ask of these engines. DataError where others are played, or none are recorded."""
+        """What the recorded times ask of these engines. DataError where none are recorded."""
         at_s = self._workload.at_s
-        if self._kind is not Arrivals.TRACE or at_s is None:
+        if at_s is None:
             raise DataError(f"{self._workload.source}: --loads {RECORDED} goes with recorded arrival times")
         return len(at_s) / float(at_s[-1] - at_s[0]) / self._capacity_per_s
 
