@@ -16,6 +16,12 @@ from training.lengths import LengthTable
 from training.profiles import EngineProfile, profile_named
 
 MODEL = "emulated"
+CHAT, COMPLETIONS, RESPONSES, MESSAGES = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/responses",
+    "/v1/messages",
+)
 HELLO = [{"role": "user", "content": "Hello there, how are you today?"}]
 
 
@@ -36,10 +42,12 @@ async def emulated(
 
 
 async def post(engine: EmulatedEngine, path: str, body: Any, **headers: str) -> tuple[int, Any]:
-    """Status and decoded body of a unary request."""
+    """Status and decoded body of a unary request; bytes are sent as they are."""
+    data = body if isinstance(body, bytes) else json.dumps(body)
+    headers = {"content-type": "application/json", **headers}
     async with (
         aiohttp.ClientSession() as session,
-        session.post(engine.url + path, json=body, headers=headers) as response,
+        session.post(engine.url + path, data=data, headers=headers) as response,
     ):
         return response.status, await response.json()
 

@@ -5,11 +5,9 @@ from typing import Any
 
 import aiohttp
 import pytest
-from emulation import chat, emulated, events, exactly, metrics, post, quick_profile, until
+from emulation import CHAT, chat, emulated, events, exactly, metrics, post, quick_profile, until
 
 from training.emulator import EmulatedEngine, Faults, Garbage, UsageLie
-
-CHAT = "/v1/chat/completions"
 
 
 async def raw(engine: EmulatedEngine, body: bytes) -> bytes:
@@ -18,7 +16,7 @@ async def raw(engine: EmulatedEngine, body: bytes) -> bytes:
     head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
     writer.write(head + b"content-length: %d\r\n\r\n%b" % (len(body), body))
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             return await reader.read()
     finally:
         writer.close()
@@ -178,7 +176,7 @@ async def test_an_idle_connection_is_closed_after_its_keep_alive() -> None:
     async with emulated(keep_alive_s=0.1) as engine:
         reader, writer = await asyncio.open_connection("127.0.0.1", engine.port)
         writer.write(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             received = await reader.read()
         assert received.startswith(b"HTTP/1.1 200")
         writer.close()

@@ -4,9 +4,7 @@ import asyncio
 
 import aiohttp
 import pytest
-from emulation import chat, emulated, events, exactly, metrics, post, quick_profile, until
-
-CHAT = "/v1/chat/completions"
+from emulation import CHAT, chat, emulated, events, exactly, metrics, post, quick_profile, until
 
 
 async def test_gauges_follow_queue_and_cache() -> None:

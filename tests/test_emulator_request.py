@@ -3,9 +3,10 @@
 import json
 from typing import Any
 
+import aiohttp
 import msgspec
 import pytest
-from emulation import quick_profile
+from emulation import CHAT, MESSAGES, chat, emulated, post, quick_profile
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,11 +24,11 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
-MESSAGES = st.lists(st.fixed_dictionaries({"role": st.text(), "content": JSON}), max_size=3)
+TURNS = st.lists(st.fixed_dictionaries({"role": st.text(), "content": JSON}), max_size=3)
 BODIES = st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=5)
 PLAUSIBLE = st.fixed_dictionaries(
     {},
-    optional={"messages": MESSAGES, "prompt": JSON, "input": st.text() | MESSAGES, "n": st.integers(-2, 3)},
+    optional={"messages": TURNS, "prompt": JSON, "input": st.text() | TURNS, "n": st.integers(-2, 3)},
 )
 
 
@@ -114,3 +115,66 @@ def test_nesting_bombs_are_refused() -> None:
     """JSON nested deeper than the reader's stack is a 400, not a crash."""
     with pytest.raises(ApiError):
         decode_ask(Api.CHAT, b'{"messages":' + b"[" * 200_000, {})
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "kind", "param"),
+    [
+        (b'{"model": "x", "messages": [', 400, "Bad Request", "body.28"),
+        (b"", 400, "Bad Request", "body"),
+        (b"[1,2]", 400, "Bad Request", "body"),
+        (b'{"model":"emulated"}', 400, "Bad Request", "body.messages"),
+        (b'{"model":"nope","messages":[]}', 404, "NotFoundError", "model"),
+        (b'{"messages":[],"priority":"high"}', 400, "Bad Request", "body.priority"),
+        (b'{"messages":[],"priority":null}', 400, "Bad Request", "body.priority"),
+        (b'{"messages":[],"priority":1.5}', 400, "Bad Request", "body.priority"),
+        (b'{"messages":[],"priority":9223372036854775808}', 400, "Bad Request", "body.priority"),
+        (
+            b'{"messages":[],"stream_options":{"include_usage":true}}',
+            400,
+            "BadRequestError",
+            "stream_options",
+        ),
+        (b'{"messages":[],"max_tokens":0}', 400, "BadRequestError", "max_tokens"),
+        (b'{"messages":[],"max_tokens":5000}', 400, "BadRequestError", "input_tokens"),
+        (b'{"messages":[],"n":2,"temperature":0}', 400, "BadRequestError", None),
+    ],
+)
+async def test_bad_requests_are_refused_as_by_vllm(
+    body: bytes, status: int, kind: str, param: str | None
+) -> None:
+    """Status, type, param and code of vLLM's error object; the engine keeps serving."""
+    async with emulated() as engine:
+        got, answer = await post(engine, CHAT, body)
+        error = answer["error"]
+        assert got == status == error["code"]
+        assert (error["type"], error["param"]) == (kind, param)
+        assert error["message"]
+        assert (await post(engine, CHAT, chat()))[0] == 200
+
+
+async def test_of_a_repeated_key_the_last_one_counts() -> None:
+    """As Python's JSON reader does it in vLLM: a proxy must not be fooled by the first."""
+    body = b'{"messages":[],"max_tokens":3,"ignore_eos":true,"priority":"x","priority":3,"max_tokens":2}'
+    async with emulated() as engine:
+        _, answer = await post(engine, CHAT, body)
+        assert answer["usage"]["completion_tokens"] == 2
+
+
+async def test_what_the_framework_refuses_has_its_own_shape() -> None:
+    """Unknown routes, wrong methods and invalid UTF-8: `{"detail": …}`."""
+    async with emulated() as engine, aiohttp.ClientSession() as session:
+        async with session.get(engine.url + "/nope") as response:
+            assert (response.status, await response.json()) == (404, {"detail": "Not Found"})
+        async with session.get(engine.url + CHAT) as response:
+            assert (response.status, await response.json()) == (405, {"detail": "Method Not Allowed"})
+        status, body = await post(engine, CHAT, b'{"model":"\xff"}')
+        assert (status, [*body]) == (400, ["detail"])
+        assert (await post(engine, CHAT, b"{}", **{"content-type": "text/plain"}))[0] == 400
+
+
+async def test_messages_errors_wear_anthropics_envelope() -> None:
+    """`{"type": "error", "error": {type, message}}` once the request is past validation."""
+    async with emulated() as engine:
+        status, body = await post(engine, MESSAGES, chat(model="nope", max_tokens=3))
+        assert (status, body["type"], body["error"]["type"]) == (404, "error", "NotFoundError")
