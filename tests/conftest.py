@@ -14,6 +14,7 @@ from harness import engine_of, proxy_before, serving_app, session
 from hypothesis import settings
 from otlp_collector import Collector
 
+from headway import main
 from proxy.app import Headway
 from training.emulator import EmulatedEngine
 
@@ -27,6 +28,18 @@ def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], a
     module = vars(getattr(item, "module", object))
     proxied = any(getattr(thing, "__module__", "") == harness.__name__ for thing in module.values())
     return {"uvloop": uvloop.new_event_loop} if proxied else {"asyncio": asyncio.new_event_loop}
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """A `headway` command: its exit status, stdout and stderr."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        status = main([str(argument) for argument in arguments])
+        out, err = capfd.readouterr()
+        return status, out, err
+
+    return call
 
 
 @pytest.fixture

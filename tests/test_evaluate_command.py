@@ -2,27 +2,23 @@
 
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from rankers import asked, change_metadata, copied
+from training_rows import Row, Run, data_of, write_rows
 
-import headway
 from predictor.artifact import load_artifact
 from predictor.lightgbm_ranker import DEFAULT_ARTIFACT, LightGBMRanker
 from predictor.records import Outcome, TrafficRecord
 from predictor.traffic_store import open_store, write_records
-from training.dataset import Dataset, read_dataset
 from training.evaluate import evaluate, score_rows, vectors
 from training.latency import measure
 from training.ranking_metrics import kendall_tau_b
-from training.sources import SourceRow, fingerprint
+from training.sources import fingerprint
 
-Row = dict[str, Any]
-Run = Callable[..., tuple[int, str, str]]
 ARTIFACT = load_artifact(DEFAULT_ARTIFACT)
 PROMISED = {
     "rows": int,
@@ -63,29 +59,6 @@ def rows(count: int, **fields: Any) -> list[Row]:
     ]
 
 
-def data_of(given: list[Row]) -> Dataset:
-    """These rows as a data set."""
-    return read_dataset(SourceRow(f"row {number}", row) for number, row in enumerate(given))
-
-
-@pytest.fixture
-def run(capfd: pytest.CaptureFixture[str]) -> Run:
-    """`headway evaluate`: its exit status, stdout and stderr."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        status = headway.main(["evaluate", *map(str, arguments)])
-        out, err = capfd.readouterr()
-        return status, out, err
-
-    return call
-
-
-def write(path: Path, given: list[Row]) -> Path:
-    """A lengths file."""
-    path.write_text("".join(json.dumps(row) + "\n" for row in given))
-    return path
-
-
 def strict(text: str) -> Any:
     """One JSON document, without the NaN that Python would let through."""
 
@@ -97,8 +70,8 @@ def strict(text: str) -> Any:
 
 def test_every_promised_figure_is_printed(run: Run, tmp_path: Path) -> None:
     """One document on stdout, with each key and its kind of value; figures lie where they can lie."""
-    path = write(tmp_path / "a.jsonl", [*rows(60), {"prompt": "x"}, *rows(3, id=None, truncated=True)])
-    status, out, err = run("--artifact", DEFAULT_ARTIFACT, "--on", path, "--json")
+    path = write_rows(tmp_path / "a.jsonl", [*rows(60), {"prompt": "x"}, *rows(3, id=None, truncated=True)])
+    status, out, err = run("evaluate", "--artifact", DEFAULT_ARTIFACT, "--on", path, "--json")
     assert (status, err) == (0, "")
     report = strict(out)
     for key, kind in PROMISED.items():
@@ -128,11 +101,12 @@ def test_every_key_is_there_where_a_figure_cannot_be(run: Run, tmp_path: Path) -
     }
     reports = {}
     for what, given in cases.items():
-        path = write(tmp_path / "a.jsonl", given)
-        status, out, err = run("--artifact", DEFAULT_ARTIFACT, "--on", path, "--json")
+        path = write_rows(tmp_path / "a.jsonl", given)
+        status, out, err = run("evaluate", "--artifact", DEFAULT_ARTIFACT, "--on", path, "--json")
         assert (status, err) == (0, ""), what
         reports[what] = strict(out)
-    status, out, _ = run("--artifact", DEFAULT_ARTIFACT, "--on", log_of(tmp_path / "t.db"), "--json")
+    source = log_of(tmp_path / "t.db")
+    status, out, _ = run("evaluate", "--artifact", DEFAULT_ARTIFACT, "--on", source, "--json")
     reports["a log"] = strict(out)
     for what, report in reports.items():
         assert set(PROMISED) <= set(report), what
@@ -163,7 +137,8 @@ def log_of(path: Path) -> str:
 
 def test_a_log_is_evaluated_on_what_serving_saw(run: Run, tmp_path: Path) -> None:
     """Its logged vectors are scored as they were: the same order as serving predicted."""
-    status, out, _ = run("--artifact", DEFAULT_ARTIFACT, "--on", log_of(tmp_path / "t.db"), "--json")
+    source = log_of(tmp_path / "t.db")
+    status, out, _ = run("evaluate", "--artifact", DEFAULT_ARTIFACT, "--on", source, "--json")
     ranker = LightGBMRanker(ARTIFACT)
     scores = [ARTIFACT.ensemble.score(ranker.features(asked(row["prompt"]))[0].values) for row in rows(30)]
     label = np.array([float(row["output_tokens"]) for row in rows(30)])
@@ -186,13 +161,13 @@ def test_without_a_split_a_source_that_was_trained_on_is_judged_by_its_last_fift
     run: Run, tmp_path: Path
 ) -> None:
     """The artifact remembers its source's fingerprint; of any other source all rows are new."""
-    path = write(tmp_path / "a.jsonl", rows(40))
+    path = write_rows(tmp_path / "a.jsonl", rows(40))
     directory = copied(tmp_path / "art")
-    assert strict(run("--artifact", directory, "--on", path, "--json")[1])["rows"] == 40
+    assert strict(run("evaluate", "--artifact", directory, "--on", path, "--json")[1])["rows"] == 40
     change_metadata(directory, training={"fingerprint": fingerprint(str(path))})
-    assert strict(run("--artifact", directory, "--on", path, "--json")[1])["rows"] == 8
-    other = write(tmp_path / "b.jsonl", rows(41))
-    assert strict(run("--artifact", directory, "--on", other, "--json")[1])["rows"] == 41
+    assert strict(run("evaluate", "--artifact", directory, "--on", path, "--json")[1])["rows"] == 8
+    other = write_rows(tmp_path / "b.jsonl", rows(41))
+    assert strict(run("evaluate", "--artifact", directory, "--on", other, "--json")[1])["rows"] == 41
 
 
 def test_the_figures_are_those_of_the_rankers_scores() -> None:
@@ -246,7 +221,7 @@ def test_nothing_to_judge_is_one_line_that_names_the_file(
     """Exit status 1, nothing on stdout."""
     path = tmp_path / "a.jsonl"
     path.write_bytes(content)
-    assert run("--artifact", DEFAULT_ARTIFACT, "--on", path, "--json") == (
+    assert run("evaluate", "--artifact", DEFAULT_ARTIFACT, "--on", path, "--json") == (
         1,
         "",
         f"headway evaluate: {path}: {says}\n",
@@ -255,12 +230,12 @@ def test_nothing_to_judge_is_one_line_that_names_the_file(
 
 def test_a_wrong_row_or_artifact_is_one_line(run: Run, tmp_path: Path) -> None:
     """The file and the line, or the artifact's directory and both schemas."""
-    path = write(tmp_path / "a.jsonl", [*rows(2), {"prompt": "x", "output_tokens": []}])
-    status, out, err = run("--artifact", DEFAULT_ARTIFACT, "--on", path)
+    path = write_rows(tmp_path / "a.jsonl", [*rows(2), {"prompt": "x", "output_tokens": []}])
+    status, out, err = run("evaluate", "--artifact", DEFAULT_ARTIFACT, "--on", path)
     assert (status, out) == (1, "")
     assert err.startswith(f"headway evaluate: {path}:3: output_tokens is a list")
     directory = change_metadata(copied(tmp_path / "art"), schema_id="f" * 16)
-    status, out, err = run("--artifact", directory, "--on", path)
+    status, out, err = run("evaluate", "--artifact", directory, "--on", path)
     assert (status, out, err.count("\n")) == (1, "", 1)
     assert str(directory) in err
     assert "f" * 16 in err
