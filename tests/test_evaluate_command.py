@@ -8,12 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 from rankers import asked, change_metadata, copied
-from training_rows import Row, Run, data_of, write_rows
+from training_rows import Row, Run, data_of, log_of, write_rows
 
 from predictor.artifact import load_artifact
 from predictor.lightgbm_ranker import DEFAULT_ARTIFACT, LightGBMRanker
-from predictor.records import Outcome, TrafficRecord
-from predictor.traffic_store import open_store, write_records
 from training.evaluate import evaluate, score_rows, vectors
 from training.latency import measure
 from training.ranking_metrics import kendall_tau_b
@@ -105,7 +103,7 @@ def test_every_key_is_there_where_a_figure_cannot_be(run: Run, tmp_path: Path) -
         status, out, err = run("evaluate", "--artifact", DEFAULT_ARTIFACT, "--on", path, "--json")
         assert (status, err) == (0, ""), what
         reports[what] = strict(out)
-    source = log_of(tmp_path / "t.db")
+    source = log_of(tmp_path / "t.db", rows(30))
     status, out, _ = run("evaluate", "--artifact", DEFAULT_ARTIFACT, "--on", source, "--json")
     reports["a log"] = strict(out)
     for what, report in reports.items():
@@ -117,27 +115,9 @@ def test_every_key_is_there_where_a_figure_cannot_be(run: Run, tmp_path: Path) -
     assert reports["a log"]["features_us_p50"] is None
 
 
-def log_of(path: Path) -> str:
-    """A traffic log that the shipped ranker wrote."""
-    ranker = LightGBMRanker(ARTIFACT)
-    records = []
-    for number, row in enumerate(rows(30)):
-        features = ranker.features(asked(row["prompt"]))[0]
-        records.append(
-            TrafficRecord(
-                f"r{number}", number, "x", Outcome.COMPLETED, finish_reason="stop",
-                output_tokens=row["output_tokens"], schema=features.schema.id, features=features.to_bytes(),
-            )
-        )  # fmt: skip
-    database = open_store(path)
-    write_records(database, records, {ARTIFACT.schema.id: ARTIFACT.schema.names})
-    database.close()
-    return f"sqlite:///{path}"
-
-
 def test_a_log_is_evaluated_on_what_serving_saw(run: Run, tmp_path: Path) -> None:
     """Its logged vectors are scored as they were: the same order as serving predicted."""
-    source = log_of(tmp_path / "t.db")
+    source = log_of(tmp_path / "t.db", rows(30))
     status, out, _ = run("evaluate", "--artifact", DEFAULT_ARTIFACT, "--on", source, "--json")
     ranker = LightGBMRanker(ARTIFACT)
     scores = [ARTIFACT.ensemble.score(ranker.features(asked(row["prompt"]))[0].values) for row in rows(30)]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from logged_traffic import write_log
 from rankers import asked
-from training_rows import KINDS, Row, Run, rows, trained
+from training_rows import KINDS, Row, Run, log_of, rows, trained
 
 import training.train
 from predictor.artifact import load_artifact
@@ -22,29 +22,10 @@ from training.bundle import write_bundle
 from training.train import train
 
 
-def log_of(path: Path, drop: int = 0) -> str:
-    """A traffic log of forty requests by the shipped ranker, its schema lacking the first `drop` fixed names."""
-    ranker = LightGBMRanker.load()
-    records, names = [], ranker.artifact.schema.names[drop:]
-    for number, row in enumerate(rows(40)):
-        features = ranker.features(asked(row["prompt"]))[0]
-        records.append(
-            TrafficRecord(
-                f"r{number}", number, "/v1/chat/completions", Outcome.COMPLETED, finish_reason="stop",
-                output_tokens=row["output_tokens"], schema="old",
-                features=features.values[drop:].astype("<f4").tobytes(),
-            )
-        )  # fmt: skip
-    database = open_store(path)
-    write_records(database, records, {"old": names})
-    database.close()
-    return f"sqlite:///{path}"
-
-
 @pytest.mark.parametrize("drop", [0, 7])
 def test_a_traffic_log_without_any_text_trains(run: Run, tmp_path: Path, drop: int) -> None:
     """On logged numbers, an older schema's too: what it lacks is absent, the head that wrote it stays."""
-    source = log_of(tmp_path / "traffic.db", drop)
+    source = log_of(tmp_path / "traffic.db", rows(40), drop)
     status, out, err = run("train", "--from", source, "--out", tmp_path / "art", "--json")
     assert (status, err) == (0, "")
     assert json.loads(out)["rows"] == 32
@@ -96,7 +77,7 @@ def test_a_log_that_has_grown_is_judged_by_what_is_new(run: Run, tmp_path: Path)
 
 def test_a_traffic_log_needs_the_head_that_wrote_it(run: Run, tmp_path: Path) -> None:
     """Without text there is nothing to fit one on: the error names the option to give."""
-    source = log_of(tmp_path / "traffic.db")
+    source = log_of(tmp_path / "traffic.db", rows(40))
     status, _, err = run("train", "--from", source, "--out", tmp_path / "art", "--base", "none")
     assert status == 1
     assert "--base" in err

@@ -6,7 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rankers import asked
 
+from predictor.lightgbm_ranker import LightGBMRanker
+from predictor.records import Outcome, TrafficRecord
+from predictor.traffic_store import open_store, write_records
 from training.dataset import Dataset, read_dataset
 from training.progress import show_progress
 from training.sources import SourceRow
@@ -51,11 +55,24 @@ def data_of(given: list[Row]) -> Dataset:
 def trained(given: list[Row], **options: Any) -> tuple[Any, Row]:
     """Train without an artifact to start from, unless `base` names one."""
     with show_progress() as steps:
-        return train(
-            data_of(given),
-            options.pop("base", None),
-            objective="cross_entropy",
-            seed=0,
-            steps=steps,
-            **options,
-        )
+        base = options.pop("base", None)
+        return train(data_of(given), base, objective="cross_entropy", seed=0, steps=steps, **options)
+
+
+def log_of(path: Path, given: list[Row], drop: int = 0) -> str:
+    """A traffic log of these prompts by the shipped ranker, its schema lacking the first `drop` fixed names."""
+    ranker = LightGBMRanker.load()
+    records, names = [], ranker.artifact.schema.names[drop:]
+    for number, row in enumerate(given):
+        features = ranker.features(asked(row["prompt"]))[0]
+        records.append(
+            TrafficRecord(
+                f"r{number}", number, "/v1/chat/completions", Outcome.COMPLETED, finish_reason="stop",
+                output_tokens=row["output_tokens"], schema="old",
+                features=features.values[drop:].astype("<f4").tobytes(),
+            )
+        )  # fmt: skip
+    database = open_store(path)
+    write_records(database, records, {"old": names})
+    database.close()
+    return f"sqlite:///{path}"
