@@ -1,4 +1,4 @@
-"""`headway run`: the engine gets the flags it needs, the user's win, and both end in the right order."""
+"""`headway run`, its processes: an engine that dies, hangs or never starts, and both end in the right order."""
 
 import asyncio
 import contextlib
@@ -13,14 +13,11 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
-from proxy.engines.flags import EngineName
-from proxy.launch.plan import make_plan
+from emulation import CHAT, chat, exactly, until
 
 HEADWAY = str(Path(__file__).parent.parent / "headway.py")
 PATIENCE_S = 60.0
+STREAM = exactly(300, stream=True)
 # Stands in for the interpreter of an environment that has vLLM: whatever it is told to run, it emulates.
 PYTHON = """#!{python}
 import os, subprocess, sys, time
@@ -40,84 +37,6 @@ port = args[args.index("--port") + 1]
 command = ["-m", "training.emulator", "--port", port, "--profile", "demo", "--scheduling-policy", "priority"]
 os.execv(sys.executable, [sys.executable, *command])
 """
-
-
-def flags(name: EngineName, *given: str) -> list[str]:
-    """What an engine is started with."""
-    return list(make_plan(name, "python", given, 8200).command[3:])
-
-
-def test_vllm_gets_its_order_and_its_reports() -> None:
-    """Without a word of the user: priorities, cached tokens, queue times, and a port of its own on loopback."""
-    assert " ".join(flags("vllm", "--model", "m")) == (
-        "--scheduling-policy priority --enable-prompt-tokens-details --enable-per-request-metrics "
-        "--host 127.0.0.1 --port 8200 --model m"
-    )
-
-
-def test_sglang_gets_its_order_and_its_reports() -> None:
-    """Priorities without preemption and with a default, cached tokens, metrics."""
-    assert " ".join(flags("sglang", "--model-path", "m")) == (
-        "--enable-priority-scheduling --schedule-low-priority-values-first --disable-priority-preemption "
-        "--retraction-policy priority --default-priority-value 0 --enable-cache-report --enable-metrics "
-        "--host 127.0.0.1 --port 8200 --model-path m"
-    )
-
-
-@pytest.mark.parametrize("name", ["vllm", "sglang"])
-@given(data=st.data())
-def test_the_users_flags_win(name: EngineName, data: st.DataObject) -> None:
-    """However a flag of ours is given, with = or without, with dashes or underscores, ours is left out."""
-    ours = [word for word in flags(name) if word.startswith("--")]
-    flag = data.draw(st.sampled_from(ours))
-    written = data.draw(st.sampled_from([flag, flag[:2] + flag[2:].replace("-", "_")]))
-    value = data.draw(st.sampled_from(["7", "priority"]))
-    given_flags = data.draw(st.sampled_from([(written, value), (f"{written}={value}",)]))
-    made = flags(name, *given_flags)
-    assert tuple(made[-len(given_flags) :]) == given_flags
-    assert flag not in made[: -len(given_flags)]
-
-
-def test_a_model_may_be_named_without_a_flag() -> None:
-    """As in `vllm serve MODEL`; whatever follows stays as it is."""
-    assert flags("vllm", "org/model", "--dtype", "auto")[-4:] == ["--model", "org/model", "--dtype", "auto"]
-    assert flags("sglang", "org/model")[-2:] == ["--model-path", "org/model"]
-    assert "--model" not in flags("vllm")
-
-
-def test_the_proxy_is_told_where_the_engine_is() -> None:
-    """A port or host of the user's is where it will be looked for."""
-    assert make_plan("vllm", "python", ("--port", "9000"), 1).url == "http://127.0.0.1:9000"
-    assert make_plan("vllm", "python", ("--host=::1",), 1).url == "http://[::1]:1"
-    assert make_plan("vllm", "python", ("--host", "0.0.0.0"), 1).url == "http://127.0.0.1:1"
-
-
-@pytest.mark.parametrize(
-    ("name", "given_flags", "word"),
-    [
-        ("vllm", ("--scheduling-policy", "fcfs"), "fcfs"),
-        ("vllm", ("--scheduling_policy=fcfs",), "fcfs"),
-        ("vllm", ("--no-enable-prefix-caching",), "--no-enable-prefix-caching"),
-        ("vllm", ("--host", "0.0.0.0"), "0.0.0.0"),
-        ("vllm", ("--api-key", "x"), "--engine-api-key-file"),
-        ("sglang", ("--schedule-policy", "lpm"), "lpm"),
-        ("sglang", ("--disable-radix-cache",), "--disable-radix-cache"),
-    ],
-)
-def test_a_flag_that_defeats_the_order_is_named(
-    name: EngineName, given_flags: tuple[str, ...], word: str
-) -> None:
-    """It is used, and the log says what it takes away."""
-    plan = make_plan(name, "python", given_flags, 1)
-    assert len(plan.warnings) == 1
-    assert word in plan.warnings[0]
-    assert not make_plan(name, "python", (), 1).warnings
-
-
-def test_a_policy_that_knows_no_priorities_gets_none() -> None:
-    """SGLang would refuse to start: with another policy than fcfs or lof the proxy alone orders."""
-    assert "--enable-priority-scheduling" not in flags("sglang", "--schedule-policy", "lpm")
-    assert "--enable-priority-scheduling" in flags("sglang", "--schedule-policy=lof")
 
 
 class Running:
@@ -184,13 +103,7 @@ async def test_an_answer_under_way_is_finished_before_the_engine_goes(tmp_path: 
     async with headway_run(tmp_path) as running, aiohttp.ClientSession() as client:
         url = await running.url()
         engine = running.engine_pid()
-        body = {
-            "messages": [{"role": "user", "content": "hi"}],
-            "max_tokens": 300,
-            "ignore_eos": True,
-            "stream": True,
-        }
-        async with client.post(f"{url}/v1/chat/completions", json=body) as answer:
+        async with client.post(url + CHAT, json=STREAM) as answer:
             await answer.content.readany()
             running.process.send_signal(signal.SIGTERM)
             assert (await answer.read()).endswith(b"data: [DONE]\n\n")
@@ -211,8 +124,7 @@ async def test_sighup_reads_the_settings_again_and_cuts_nobody(tmp_path: Path) -
         aiohttp.ClientSession() as client,
     ):
         url = await running.url()
-        body = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 300, "ignore_eos": True}
-        async with client.post(f"{url}/v1/chat/completions", json=body | {"stream": True}) as answer:
+        async with client.post(url + CHAT, json=STREAM) as answer:
             await answer.content.readany()
             for policy, said in (("fcfs", "reloaded: interactive fcfs"), ("shortest", "not reloaded")):
                 config.write_text(f'policy = "{policy}"\n')
@@ -230,8 +142,7 @@ async def test_an_engine_that_dies_is_started_again(tmp_path: Path) -> None:
         url = await running.url()
         os.kill(running.engine_pid(), signal.SIGKILL)
         await running.says("it is started again")
-        body = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 3}
-        async with client.post(f"{url}/v1/chat/completions", json=body) as answer:
+        async with client.post(url + CHAT, json=chat(max_tokens=3)) as answer:
             assert answer.status == 200
         running.process.send_signal(signal.SIGTERM)
         assert await running.ends() == 0
@@ -277,23 +188,20 @@ async def test_an_engine_does_not_outlive_a_killed_headway(tmp_path: Path) -> No
         await running.url()
         engine = running.engine_pid()
         running.process.kill()
-        async with asyncio.timeout(PATIENCE_S):
-            while alive(engine):
-                await asyncio.sleep(0.05)
+        await until(lambda: not alive(engine))
 
 
 async def test_the_engine_ends_its_own_helpers(tmp_path: Path) -> None:
     """The signal is for the engine alone (SGLang takes a helper's end for a crash); what it leaves is killed."""
     async with headway_run(tmp_path, engine=("--helped",)) as running:
         await running.url()
-        async with asyncio.timeout(PATIENCE_S):
-            while not re.search(r"helper \d+\n", (tmp_path / "vllm.log").read_text()):
-                await asyncio.sleep(0.05)
+        await until(lambda: re.search(r"helper \d+\n", (tmp_path / "vllm.log").read_text()))
         running.process.send_signal(signal.SIGTERM)
         assert await running.ends() == 0
     log = (tmp_path / "vllm.log").read_text()
     assert "was told" not in log
-    assert not alive(int(log.split("helper ")[1].split()[0]))
+    helper = int(log.split("helper ")[1].split()[0])
+    await until(lambda: not alive(helper))
 
 
 async def test_a_port_that_is_taken_is_known_before_the_engine_starts(tmp_path: Path) -> None:
@@ -311,7 +219,6 @@ async def test_while_the_engine_starts_the_proxy_says_so(tmp_path: Path) -> None
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
-    body = {"messages": [{"role": "user", "content": "hi"}]}
     async with (
         headway_run(tmp_path, "--port", str(port), engine=("--sleeps",)) as running,
         aiohttp.ClientSession() as client,
@@ -321,7 +228,7 @@ async def test_while_the_engine_starts_the_proxy_says_so(tmp_path: Path) -> None
             assert answer.status == 200
         async with client.get(f"{url}/readyz") as answer:
             assert answer.status == 503
-        async with client.post(f"{url}/v1/chat/completions", json=body) as answer:
+        async with client.post(url + CHAT, json=chat()) as answer:
             assert (await answer.json())["error"]["code"] == "engine_unreachable"
 
 
