@@ -28,7 +28,8 @@ def try_artifact(
     crashed or refused the artifact, of it TrialUnfinishedError where it could not start or took longer than
     `patience_s`.
     """
-    command = [sys.executable, "-m", "predictor.trial", str(directory)]
+    # -P: where serving was started there may be folders with the names of our packages.
+    command = [sys.executable, "-P", "-m", "predictor.trial", str(directory)]
     try:
         status, said = _run(command, patience_s, started)
     except subprocess.TimeoutExpired as error:

@@ -159,8 +159,8 @@ class Retraining:
             return None
 
     def command(self) -> list[str]:
-        """The child: the `headway` of this installation."""
-        command = [sys.executable, "-m", "headway", "retrain", "--state", str(self._state)]
+        """The child: the `headway` of this installation, whatever lies in the working directory (-P)."""
+        command = [sys.executable, "-P", "-m", "headway", "retrain", "--state", str(self._state)]
         return [*command, "--brief", "--nice", str(_NICENESS)]
 
 

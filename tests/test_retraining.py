@@ -191,6 +191,14 @@ async def test_what_the_child_says_is_logged(tmp_path: Path, caplog: pytest.LogC
     assert found.runs == 1
 
 
+def test_the_child_is_ours_whatever_lies_in_the_working_directory(tmp_path: Path) -> None:
+    """Retraining works also where serving was started beside a package of somebody's that is called `training`."""
+    (tmp_path / "training").mkdir()
+    (tmp_path / "training" / "__init__.py").touch()
+    command = [*supervisor(tmp_path).command(), "--help"]
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True, check=False).returncode == 0
+
+
 async def test_the_child_ends_with_its_supervisor(tmp_path: Path) -> None:
     """Cancelled in the middle: nothing is left running."""
     found = supervisor(tmp_path, Sleeper)

@@ -30,6 +30,16 @@ def test_a_good_artifact_passes() -> None:
     try_artifact(DEFAULT_ARTIFACT)
 
 
+def test_what_lies_in_the_working_directory_is_not_taken_for_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An artifact passes also where serving was started beside a package of somebody's that is called `predictor`."""
+    (tmp_path / "predictor").mkdir()
+    (tmp_path / "predictor" / "__init__.py").touch()
+    monkeypatch.chdir(tmp_path)
+    try_artifact(DEFAULT_ARTIFACT)
+
+
 def test_a_model_that_would_kill_the_process_kills_only_its_trial(tmp_path: Path) -> None:
     """A damaged model whose hash is right is refused with one line, and we are still here to say so."""
     text = gzip.decompress((DEFAULT_ARTIFACT / "booster-0.txt.gz").read_bytes())

@@ -48,7 +48,7 @@ class RunningEngine(msgspec.Struct, frozen=True):
 def emulated_engine(seed: int, slots: int = 16) -> Iterator[RunningEngine]:
     """The emulated engine with its demo profile and priority scheduling."""
     port = free_port()
-    command = [sys.executable, "-m", "training.emulator", "--port", str(port), "--profile", "demo"]
+    command = [sys.executable, "-P", "-m", "training.emulator", "--port", str(port), "--profile", "demo"]
     command += ["--scheduling-policy", "priority", "--max-num-seqs", str(slots), "--seed", str(seed)]
     url = f"http://127.0.0.1:{port}"
     process = subprocess.Popen(

@@ -129,7 +129,7 @@ class Loop:
 
     async def _retrain(self) -> Decision:
         """`headway retrain`, as an operator or the proxy would call it."""
-        command = [sys.executable, "-m", "headway", "retrain", "--state", str(self._state / "learn")]
+        command = [sys.executable, "-P", "-m", "headway", "retrain", "--state", str(self._state / "learn")]
         task = self._progress.add_task("retraining", total=None)
         done = await asyncio.to_thread(
             subprocess.run, [*command, "--replay-requests", "600", "--json"], capture_output=True, check=False
