@@ -229,6 +229,11 @@ async def ask_raw(headway: Headway, data: bytes) -> Message:
         return await client.answer()
 
 
+async def ask(headway: Headway) -> None:
+    """One chat, answered in full."""
+    assert (await ask_raw(headway, post(CHAT, chat(model="emulated")))).status == 200
+
+
 def error_of(body: bytes, code: str) -> dict[str, Any]:
     """The error in an answer, which must have the OpenAI shape and this code; Anthropic's has a type beside it."""
     document = msgspec.json.decode(body)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import signal
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -82,3 +83,28 @@ async def redis_server(
     finally:
         await server.client.aclose()
         await server.kill()
+
+
+@contextlib.asynccontextmanager
+async def way_to(
+    port: int, *, tls: ssl.SSLContext | None = None, answering: asyncio.Event | None = None
+) -> AsyncIterator[int]:
+    """A port that leads to another one, over TLS or not; while `answering` is not set nothing comes back."""
+    always = asyncio.Event()
+    always.set()
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, may: asyncio.Event) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(1 << 16):
+                await may.wait()
+                writer.write(data)
+                await writer.drain()
+        await may.wait()
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        inner, outer = await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.gather(pass_on(reader, outer, always), pass_on(inner, writer, answering or always))
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls) as server:
+        yield server.sockets[0].getsockname()[1]
