@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 from logged_traffic import artifact_called, id_called, write_log
+from published import add_artifact
 
 from headway import main
-from predictor.registry import Role, read_pointer
+from predictor.registry import Role, artifact_directory, read_pointer
 from training.registry.journal import Outcome, read_decisions
 
 
@@ -79,3 +80,16 @@ def test_publishing_the_champion_again_is_a_mistake(
         assert "is the champion already" in capsys.readouterr().err
     assert len(read_decisions(tmp_path)) == 1
     assert id_called("other", tmp_path) != read_pointer(tmp_path, Role.CHAMPION)
+
+
+@pytest.mark.parametrize("verb", ["publish --force", "publish --shadow", "publish", "rollback"])
+def test_what_was_damaged_in_the_registry_is_given_no_role(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    """A half copied state directory: nobody is told that an artifact serves which no proxy can take."""
+    damaged = add_artifact(tmp_path, "damaged")
+    (artifact_directory(tmp_path, damaged) / "text_head.npz").write_bytes(b"half")
+    assert main(["models", *verb.split(), damaged, "--state", str(tmp_path)]) == 1
+    assert "text_head.npz has SHA-256" in capsys.readouterr().err
+    assert (read_pointer(tmp_path, Role.CHAMPION), read_pointer(tmp_path, Role.SHADOW)) == (None, None)
+    assert not read_decisions(tmp_path)

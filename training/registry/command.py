@@ -12,6 +12,7 @@ from rich.table import Table
 from predictor.artifact import METADATA, Metadata, load_artifact, read_metadata
 from predictor.errors import PredictorError
 from predictor.registry import Role, artifact_directory, checked_id, read_pointer
+from predictor.trial import try_artifact
 from training.registry.journal import BusyError, Decision, Outcome, read_decisions
 from training.registry.place import add_place
 from training.registry.shared import Place, place_of, shared
@@ -81,7 +82,8 @@ def _publish(args: argparse.Namespace, place: Place) -> Decision:
     known = Path(args.artifact)
     artifact_id = adopt(args.state, known) if known.is_dir() else checked_id(args.artifact)
     directory = artifact_directory(args.state, artifact_id)
-    read_metadata(directory)
+    if not known.is_dir():
+        try_artifact(directory)
     champion = read_pointer(args.state, Role.CHAMPION)
     if champion == artifact_id:
         raise PredictorError(f"{artifact_id} is the champion already")

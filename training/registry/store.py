@@ -141,8 +141,8 @@ def end_shadow(state: Path) -> Decision:
 def roll_back(state: Path, target: str | None = None) -> Decision:
     """Point at the champion before this one, or at `target` (`default`: the ranker in the wheel).
 
-    Raises PredictorError where there is nothing to go back to, that or OSError where the disk refuses; nothing has
-    changed then.
+    Raises PredictorError where there is nothing to go back to or it is damaged, that or OSError where the disk
+    refuses; nothing has changed then.
     """
     with locked(state, _LOCK, wait=True):
         champion = read_pointer(state, Role.CHAMPION)
@@ -150,6 +150,8 @@ def roll_back(state: Path, target: str | None = None) -> Decision:
         _check_there(state, chosen)
         if chosen == champion:
             raise PredictorError(f"{chosen or 'the default'} is the champion already")
+        if chosen is not None:
+            try_artifact(artifact_directory(state, chosen))
         reason = "asked for by an operator"
         decision = Decision(
             action="rollback", outcome=Outcome.ROLLED_BACK, reason=reason, artifact=chosen, replaced=champion
