@@ -1,12 +1,9 @@
 """Queries that fail, and engines that leave or come back: counted by what happened, and nothing is believed on."""
 
-import asyncio
-from typing import Any
-
 import pytest
-from harness import ByMaxTokens, eventually, metrics_text, proxy_before, session
+from asking_model import TEXTS, Model, all_answered, arrive, asking, proxy_asking, says, serve_five
+from harness import PATIENCE_S, ByMaxTokens, eventually, metrics_text, proxy_before
 from scripted_engine import JSON, ScriptedEngine, reply
-from test_asking import Model, Told, Unsure, arrive, says
 
 from predictor.request import Api
 from proxy.answers import Usage
@@ -19,29 +16,6 @@ from proxy.metrics import Metrics
 from proxy.ranking import Fixed
 from proxy.settings import Settings
 
-TEXTS = [("a", 101), ("b", 102), ("c", 103), ("d", 104), ("e", 105)]
-
-
-def asking(deadline_s: float = 5.0) -> dict[str, Any]:
-    """Settings under which one request runs and the others wait."""
-    return {
-        "estimator": Told(Unsure()),
-        "self_prediction": "on",
-        "engine_kind": "vllm",
-        "window": 1,
-        "self_prediction_deadline_s": deadline_s,
-    }
-
-
-async def serve_all(client: Any, headway: Headway, model: Model) -> None:
-    """Five requests, one after another."""
-    tasks = await arrive(client, headway, TEXTS)
-    for left in range(len(tasks), 0, -1):
-        model.let.release()
-        await eventually(lambda left=left: headway.status().waiting + headway.status().running == left - 1)
-        await asyncio.sleep(0.02)
-    assert await asyncio.gather(*tasks) == [200] * len(TEXTS)
-
 
 async def result(headway: Headway, name: str) -> float:
     """How many requests' asking had this result."""
@@ -50,37 +24,27 @@ async def result(headway: Headway, name: str) -> float:
     return float(next(line for line in lines if line.startswith(start)).removeprefix(start))
 
 
-@pytest.mark.parametrize(("query", "deadline_s"), [(reply(b"{}", JSON), 5.0), (None, 0.05)])
+@pytest.mark.parametrize(("query", "deadline_s"), [(reply(b"{}", JSON), PATIENCE_S), (None, 0.05)])
 async def test_a_query_that_fails_in_time_is_not_late(query: bytes | None, deadline_s: float) -> None:
     """Garbage, or no answer by the deadline, while the request waits on: its asking failed, and is not late."""
     model = Model(query)
-    async with (
-        ScriptedEngine(model) as engine,
-        proxy_before(engine.url, **asking(deadline_s)) as headway,
-        session() as client,
-    ):
-        tasks = await arrive(client, headway, TEXTS)
+    async with proxy_asking(model, self_prediction_deadline_s=deadline_s) as headway:
+        tasks = await arrive(headway, TEXTS)
         model.let.release()
 
         async def failed() -> bool:
             return "headway_self_prediction_failures_total 1.0" in await metrics_text(headway)
 
         await eventually(failed)
-        for _ in TEXTS:
-            model.let.release()
-        assert await asyncio.gather(*tasks) == [200] * len(TEXTS)
+        await all_answered(tasks, model)
         assert (await result(headway, "failed"), await result(headway, "late")) == (1, 0)
 
 
 async def test_a_query_that_is_out_when_its_request_goes_is_late() -> None:
     """An engine that does not answer in time, without having failed yet, makes the asking late."""
     model = Model()
-    async with (
-        ScriptedEngine(model) as engine,
-        proxy_before(engine.url, **asking()) as headway,
-        session() as client,
-    ):
-        await serve_all(client, headway, model)
+    async with proxy_asking(model) as headway:
+        await serve_five(headway, model)
         assert len(model.queries) == 1
         assert (await result(headway, "failed"), await result(headway, "late")) == (0, 1)
 
@@ -89,18 +53,8 @@ async def test_an_engine_that_comes_back_is_judged_anew(monkeypatch: pytest.Monk
     """What its cache kept of queries before tells nothing of what was started in its place."""
     monkeypatch.setattr("proxy.health._INTERVAL_S", 0.05)
     model = Model(says("Yes"))
-    async with (
-        ScriptedEngine(model) as engine,
-        proxy_before(engine.url, **asking()) as headway,
-        session() as client,
-    ):
-        tasks = await arrive(client, headway, TEXTS)
-        model.let.release()
-        # The query's answer has come: who it is about, expected to be long, now counts as short.
-        await eventually(lambda: 8.0 in [one.predicted_tokens for one in headway.status().first_waiting])
-        for _ in TEXTS:
-            model.let.release()
-        assert await asyncio.gather(*tasks) == [200] * len(TEXTS)
+    async with ScriptedEngine(model) as engine, proxy_before(engine.url, **asking()) as headway:
+        await serve_five(headway, model)
         assert headway.status().engines[0].self_prediction_cached_share == 0.0
         engine.healthy = False
         await eventually(lambda: not headway.status().engines[0].available)

@@ -2,9 +2,9 @@
 
 import asyncio
 
+from asking_model import arrive, asking
 from fake_sglang import FakeSglang
-from harness import eventually, metrics_text, proxy_before, session
-from test_asking import Told, Unsure, arrive
+from harness import eventually, metrics_text, proxy_before
 
 
 async def test_sglang_is_asked_by_the_ids_of_the_prompt() -> None:
@@ -12,30 +12,19 @@ async def test_sglang_is_asked_by_the_ids_of_the_prompt() -> None:
     all others in the engine's queue; what comes back moves it."""
     async with (
         FakeSglang() as engine,
-        proxy_before(
-            engine.url,
-            estimator=Told(Unsure()),
-            self_prediction="on",
-            self_prediction_share=1.0,
-            engine_kind="sglang",
-            window=1,
-        ) as headway,
-        session() as client,
+        proxy_before(engine.url, **asking(engine_kind="sglang", self_prediction_share=1.0)) as headway,
     ):
         asker = headway._asker
         assert asker is not None
         await eventually(lambda: bool(asker._vocabulary.of(engine.url, 0)))
         engine.let = asyncio.Semaphore(0)
-        tasks = await arrive(client, headway, [(f"number {one}", 100 + one) for one in range(12)])
-        for left in range(len(tasks), 0, -1):
+        tasks = await arrive(headway, [(f"number {one}", 100 + one) for one in range(12)])
+        for freed in range(1, len(tasks) + 1):
             engine.let.release()
-            await eventually(
-                lambda left=left: headway.status().waiting + headway.status().running == left - 1
-            )
-            await asyncio.sleep(0.02)
+            await eventually(lambda freed=freed: asker._freed == freed)
             # Who was asked about still waits when the answer comes.
             await eventually(lambda: not asker._tasks)
-        assert await asyncio.gather(*tasks) == [200] * len(tasks)
+        assert {answer.status for answer in await asyncio.gather(*tasks)} == {200}
         metrics = await metrics_text(headway)
     queries = [body for path, body, _ in engine.received if path == "/generate"]
     assert queries, "nobody was asked about by ids"

@@ -1,22 +1,15 @@
 """Spans by OTLP: one per request, between the client's trace and the engine's, whatever becomes of the request."""
 
-import asyncio
 import hashlib
 import re
 from pathlib import Path
 
 import msgspec
 import pytest
-from harness import (
-    CHAT,
-    ask_raw,
-    chat,
-    eventually,
-    post,
-)
+from asking_model import TEXTS, Model, all_answered, arrive, asking, says
+from harness import CHAT, ask_raw, chat, eventually, post
 from otlp_collector import ERROR, Collector, told, traced
 from scripted_engine import JSON, Call, ScriptedEngine, reply
-from test_asking import Model, Told, Unsure, says
 
 from proxy.identity import KeySettings
 from training.emulator import EmulatedEngine
@@ -176,24 +169,11 @@ async def test_the_sdks_own_variables_count(
 async def test_a_model_asked_about_a_request_hears_of_its_span(collector: Collector) -> None:
     """What we ask the engine is ours: it stands under our span, not beside it under the client's."""
     model = Model(says("The"))
-    settings = {"estimator": Told(Unsure()), "self_prediction": "on", "engine_kind": "vllm", "window": 1}
-    async with ScriptedEngine(model) as engine, traced(collector, engine.url, **settings) as headway:
-        tasks = []
-        for text, tokens in (
-            ("running", 101),
-            ("next", 102),
-            ("a", 103),
-            ("looks short", 500),
-            ("is long", 900),
-        ):
-            request = post(CHAT, chat(text, max_tokens=tokens), SAMPLED)
-            tasks.append(asyncio.create_task(ask_raw(headway, request)))
-            await eventually(lambda: headway.status().waiting + headway.status().running == len(tasks))
+    async with ScriptedEngine(model) as engine, traced(collector, engine.url, **asking()) as headway:
+        tasks = await arrive(headway, TEXTS, SAMPLED)
         model.let.release()
         await eventually(lambda: len(model.queries) > 0)
-        for _ in tasks:
-            model.let.release()
-        await asyncio.gather(*tasks)
+        await all_answered(tasks, model)
     ours = {f"00-{TRACE}-{span.span_id.hex()}-01" for span in collector.spans}
     assert len(ours) == 5
     assert {parent_of(call) for call in engine.calls} == ours
