@@ -1,4 +1,4 @@
-"""Self-prediction's promises: near the front, once, within its budget, never in anybody's way."""
+"""Self-prediction's promises: near the front, once, only where it can win, never in anybody's way."""
 
 import msgspec
 import pytest

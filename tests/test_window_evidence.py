@@ -7,10 +7,10 @@ from proxy.scheduling.level import Limits
 from proxy.scheduling.window import WindowController
 
 
-def some(controller: WindowController, count: int, now_us: int = 0, *, streamed: bool = True) -> None:
+def some(controller: WindowController, count: int, now_us: int = 0) -> None:
     """Send so many requests at once."""
     for seq in range(controller.at_engine, controller.at_engine + count):
-        controller.sent(seq, now_us, streamed=streamed)
+        controller.sent(seq, now_us, streamed=True)
 
 
 def test_a_refusal_by_the_engine_is_a_ceiling_for_a_minute() -> None:
