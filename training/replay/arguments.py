@@ -106,6 +106,7 @@ def checked(args: argparse.Namespace) -> tuple[list[str], list[float | None]]:
     loads = _loads(args.loads)
     complaints: tuple[tuple[bool, str], ...] = (
         (args.requests < FEWEST, f"--requests must be at least {FEWEST}"),
+        (args.seed < 0, "--seed must be 0 or more"),
         (args.replicas < 1, "--replicas must be at least 1"),
         (args.window is not None and args.window < 1, "--window must be at least 1"),
         (not 0 <= args.lane_share <= 1, "--lane-share must be between 0 and 1"),

@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -47,8 +48,6 @@ def run(args: argparse.Namespace) -> int:
     """Replay and report; one line on stderr where the arguments (2) or the data (1) are unusable."""
     try:
         report = replay(args)
-        if args.out is not None and report.tuning is not None:
-            args.out.write_bytes(msgspec.json.format(msgspec.json.encode(report.tuning), indent=1) + b"\n")
     except (DataError, PredictorError, ValueError) as error:
         print(f"headway replay: {error}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
@@ -56,6 +55,16 @@ def run(args: argparse.Namespace) -> int:
         print(f"headway replay: {error.filename}: {error.strerror}", file=sys.stderr)
         return 1
     _show(report, as_json=args.json)
+    return 0 if args.out is None else _write(report, args.out)
+
+
+def _write(report: Replay, path: Path) -> int:
+    """After the report was shown: what took minutes to find is not lost to a disk that refuses it."""
+    try:
+        path.write_bytes(msgspec.json.format(msgspec.json.encode(report.tuning), indent=1) + b"\n")
+    except OSError as error:
+        print(f"headway replay: cannot write {path}: {error.strerror}", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -173,7 +182,8 @@ def _kind_of(asked: str | None, workload: Workload) -> Arrivals:
 
 @contextmanager
 def _progress(title: str, total: int) -> Iterator[Advance]:
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(title, total=total)
         begun: list[str] = []
 

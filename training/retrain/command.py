@@ -20,6 +20,8 @@ from training.retrain.log import FEWEST_ROWS
 from training.sources import DataError
 
 _WIDTH: Final = 110
+_NICEST: Final = 19
+_LARGEST_SEED: Final = (1 << 31) - 1
 _NOTHING_NEW: Final = (
     "Nothing new in the traffic log since the last decision: nothing to do (but see --force)."
 )
@@ -36,7 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--engine-profile", default="auto", metavar="NAME",
         help=f"auto (what the log shows), {', '.join(sorted(PROFILES))}",
     )  # fmt: skip
-    add("--replay-requests", type=int, default=1_500, help="requests in each replay that tunes and judges")
+    add(
+        "--replay-requests", type=int, default=1_500, metavar="N",
+        help="requests in each replay that tunes and judges; more where that is less than 12 per slot of the engine",
+    )  # fmt: skip
     add("--max-extra-delay", type=float, metavar="S", help="the most anybody may wait longer than under FCFS")
     add("--shadow", action="store_true", help="let a better ranker only be watched, not serve")
     add("--force", action="store_true", help="even where the log holds nothing new")
@@ -80,8 +85,10 @@ def plan_of(args: argparse.Namespace, place: Place) -> Plan:
         raise ValueError("--rows must be at least 1, --min-rows at least 20, --replay-requests at least 100")
     if args.max_extra_delay is not None and not 0 <= args.max_extra_delay < 1e9:
         raise ValueError("--max-extra-delay must be a number of seconds, 0 or more")
-    if args.nice < 0:
-        raise ValueError("--nice must be at least 0")
+    if not 0 <= args.nice <= _NICEST:
+        raise ValueError(f"--nice must be from 0 to {_NICEST}")
+    if not 0 <= args.seed <= _LARGEST_SEED:
+        raise ValueError(f"--seed must be from 0 to {_LARGEST_SEED}")
     return Plan(
         state=place.state,
         source=args.source or place.source,

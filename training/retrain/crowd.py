@@ -27,12 +27,15 @@ DoubleArray = npt.NDArray[np.float64]
 
 # Somewhat more than the engine can serve, in clumps: where an order is of use, and where it can do harm.
 LOAD: Final = 1.1
+# Fewer fill a large engine without a queue, and then no order gains anything.
+_FEWEST_PER_SLOT: Final = 12
 # A smaller grid than `headway replay --tune`'s: this runs beside a serving proxy.
 _GRID: Final = Grid(multiples=(1 / 4, 1.0, 2.0), lanes=(0.0, 0.25, 0.5))
 
 
 class Crowd:
-    """`requests` draws from the held-out ones, with the same arrivals for whoever ranks them."""
+    """`requests` draws from the held-out ones, more where the engine has many slots; the same arrivals for whoever
+    ranks them."""
 
     def __init__(
         self, records: Sequence[TrafficRecord], profile: EngineProfile, requests: int, seed: int
@@ -44,6 +47,7 @@ class Crowd:
         fits = [place for place, one in enumerate(records) if _tokens(one) <= _most(profile)]
         if not fits:
             raise DataError(f"no held-out request fits into {profile.name} ({_most(profile)} tokens)")
+        requests = max(requests, _FEWEST_PER_SLOT * profile.max_num_seqs)
         self._drawn = np.random.default_rng(seed).choice(fits, requests)
         items = [_item(records[place]) for place in self._drawn]
         workload = Workload("the traffic log", items)
