@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -147,7 +148,11 @@ def read_schemas(path: Path) -> dict[str, tuple[str, ...]]:
 
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[sqlite3.Connection]:
-    database = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
+    path = path.resolve()
+    # SQLite wants to make files beside a WAL database, even to read it. Where it may not and nobody writes, as in a
+    # copy on a read-only volume, the file is all there is.
+    alone = not os.access(path.parent, os.W_OK) and not path.with_name(f"{path.name}-wal").exists()
+    database = sqlite3.connect(f"{path.as_uri()}?mode=ro{'&immutable=1' if alone else ''}", uri=True)
     try:
         yield database
     finally:

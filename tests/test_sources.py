@@ -215,7 +215,8 @@ def test_rows_from_the_future_are_left_out_of_a_log(tmp_path: Path, caplog: pyte
 
 
 def test_a_fingerprint_tells_contents_apart(tmp_path: Path) -> None:
-    """The same rows under another name are the same data; one row more is not. A log, which grows, is itself."""
+    """The same rows under another name are the same data; one row more is not. A log, which grows, is
+    itself, and so is a part of it."""
     for name, rows in (("a", ROWS), ("b", ROWS), ("c", ROWS[:1])):
         (tmp_path / name).write_bytes(lines(*rows))
     marks = [fingerprint(str(tmp_path / name)) for name in "abc"]
@@ -224,6 +225,9 @@ def test_a_fingerprint_tells_contents_apart(tmp_path: Path) -> None:
         before = fingerprint(source)
     with log_of(tmp_path / "t.db", record(2)) as source:
         assert fingerprint(source) == before
+    shared = "redis://:secret@host:6379/0"
+    assert fingerprint(shared) == fingerprint(f"{shared}?since=2026-01-01&until=2026-02-01")
+    assert fingerprint(shared) != fingerprint("redis://:secret@host:6379/1")
 
 
 def test_an_error_about_all_rows_names_their_source() -> None:

@@ -1,5 +1,6 @@
 """The traffic log's file: rows and the names of their features in, the same rows out in order of arrival."""
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -195,3 +196,13 @@ def test_a_state_directory_is_its_owners_alone(tmp_path: Path) -> None:
     """What was learned of prompts, hashed or whole, is nobody else's on the machine to read."""
     with closing(open_store(tmp_path / "state" / "traffic.db")):
         assert (tmp_path / "state").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_log_on_a_read_only_volume_can_be_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy of a log beside which SQLite may make no file gives its rows all the same, and stays alone."""
+    with closing(open_store(path)) as database:
+        write_records(database, [record(1), record(2)], {"s": ["a", "b"]})
+    monkeypatch.setattr(os, "access", lambda place, mode: (place, mode) != (path.parent, os.W_OK))
+    assert [one.request_id for one in read_records(path)] == ["r000001", "r000002"]
+    assert read_schemas(path) == {"s": ("a", "b")}
+    assert [one.name for one in path.parent.iterdir()] == ["traffic.db"]

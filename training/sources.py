@@ -109,10 +109,13 @@ def _no_file(source: str, path: Path) -> DataError:
 
 
 def fingerprint(source: str) -> str:
-    """Sixteen digits that tell one file's content from another's; a traffic log goes by its name, for it grows."""
+    """Sixteen digits that tell one file's content from another's; a traffic log goes by its name, for it grows,
+    whatever part of it was asked for."""
     path = Path(source)
     if source.startswith("sqlite:///"):
         source = f"sqlite:///{Path(source.removeprefix('sqlite:///')).resolve()}"
+    elif source.startswith(SCHEMES):
+        source = source.partition("?")[0]
     if "://" in source or not path.is_file():
         return hashlib.sha256(shown(source).encode()).hexdigest()[:16]
     with path.open("rb") as file:
