@@ -158,3 +158,16 @@ def test_held_out_rows_are_replayed_alone(tmp_path: Path) -> None:
     assert [item.output_tokens for item in read_workload(str(path)).heldout().items] == [2, 4, 6, 8]
     whole = Workload("here", [Item(1, 2), Item(1, 3)])
     assert whole.heldout() is whole
+
+
+def test_a_length_beyond_all_numbers_costs_its_row_and_broken_text_is_named(tmp_path: Path) -> None:
+    """Neither ends a replay in anything but a report or one clear error."""
+    path = tmp_path / "lengths.jsonl"
+    path.write_text(
+        f'{{"prompt": "a", "output_tokens": {"9" * 400}}}\n{{"prompt": "b", "output_tokens": 3}}\n'
+    )
+    found = read_workload(str(path))
+    assert (len(found), found.skipped) == (1, 1)
+    path.write_text('{"prompt": "\\ud800", "output_tokens": 3}\n')
+    with pytest.raises(DataError, match=r"lengths\.jsonl:1: .*surrogate"):
+        read_workload(str(path))

@@ -92,6 +92,7 @@ def test_the_second_of_two_says_so(tmp_path: Path, capsys: pytest.CaptureFixture
         (["--from", "lengths.jsonl"], "lengths.jsonl: is no traffic log; give sqlite:///FILE", 1),
         (["--rows", "0"], "--rows must be at least 1", 2),
         (["--max-extra-delay", "-1"], "--max-extra-delay must be", 2),
+        (["--replay-requests", "2000000000"], "--replay-requests must be from 100 to", 2),
         (["--nice", "-1"], "--nice must be from 0 to 19", 2),
         (["--nice", "99999999999999999999"], "--nice must be from 0 to 19", 2),
         (["--seed", "-1"], "--seed must be from 0", 2),

@@ -39,11 +39,11 @@ def main() -> int:
     try:
         with tempfile.TemporaryDirectory() as state, _engine(args) as engine, shown_progress() as progress:
             found = asyncio.run(Loop(plan, engine, Path(args.state or state), progress).run())
+        _show(found)
         _write(found, args.out)
     except (LocalEngineError, EngineSilentError, OSError) as error:
         print(f"loop: {error}", file=sys.stderr)
         return 1
-    _show(found)
     return 1 if any(one.failed for one in found.passes) else 0
 
 

@@ -14,6 +14,11 @@ _DEFAULT_POLICIES: Final = "fcfs,sjf,hrrn,boost,quantile,work,oracle-sjf,oracle-
 _KNOWN: Final = (*POLICIES, *(ORACLE + name for name in POLICIES if name != "fcfs"))
 # Requests, below which nothing is said.
 FEWEST: Final = 8
+# Beyond these memory or days are used up before anything is said.
+_MOST: Final = 2_000_000
+_MOST_REPLICAS: Final = 1_000
+_LEAST_LOAD: Final = 0.001
+_MOST_LOAD: Final = 100
 # In place of a load; None where loads are numbers.
 RECORDED: Final = "recorded"
 # Kinds whose one crowd has no load to choose.
@@ -105,9 +110,9 @@ def checked(args: argparse.Namespace) -> tuple[list[str], list[float | None]]:
         raise ValueError(f"unknown policy '{''.join(unknown[:1])}': choose from {', '.join(_KNOWN)}")
     loads = _loads(args.loads)
     complaints: tuple[tuple[bool, str], ...] = (
-        (args.requests < FEWEST, f"--requests must be at least {FEWEST}"),
+        (not FEWEST <= args.requests <= _MOST, f"--requests must be from {FEWEST} to {_MOST}"),
         (args.seed < 0, "--seed must be 0 or more"),
-        (args.replicas < 1, "--replicas must be at least 1"),
+        (not 1 <= args.replicas <= _MOST_REPLICAS, f"--replicas must be from 1 to {_MOST_REPLICAS}"),
         (args.window is not None and args.window < 1, "--window must be at least 1"),
         (not 0 <= args.lane_share <= 1, "--lane-share must be between 0 and 1"),
         (not 0 <= args.tau <= 1, "--tau must be between 0 and 1"),
@@ -134,6 +139,6 @@ def _loads(text: str) -> list[float | None]:
         loads = [None if part.strip() == RECORDED else float(part) for part in text.split(",")]
     except ValueError:
         raise ValueError(f"--loads: '{text}' is not a list of numbers, such as 0.9,1.0") from None
-    if not all(load is None or 0 < load <= 100 for load in loads):
-        raise ValueError("--loads: each must be above 0 and at most 100")
+    if not all(load is None or _LEAST_LOAD <= load <= _MOST_LOAD for load in loads):
+        raise ValueError(f"--loads: each must be from {_LEAST_LOAD} to {_MOST_LOAD}")
     return loads

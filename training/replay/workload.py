@@ -123,7 +123,7 @@ def _item(row: Row, location: str) -> Item | None:
         return None
     try:
         body = body_from_dict({name: value for name, value in row.items() if name in _BODY_FIELDS})
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:
         raise DataError(f"{location}: {error}") from error
     text = row.get("messages") or row.get("prompt")
     prompt_tokens = _count(row.get("prompt_tokens"), location, "prompt_tokens")
@@ -151,7 +151,7 @@ def _count(value: object, location: str, name: str) -> int | None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise DataError(f"{location}: {name} is a {type(value).__name__}, a number is expected")
-    return int(value) if math.isfinite(value) and 0 < value <= _MOST_TOKENS else None
+    return int(value) if 0 < value <= _MOST_TOKENS else None
 
 
 def _read_trace(path: Path) -> Iterator[Item | None]:

@@ -20,6 +20,8 @@ from training.retrain.log import FEWEST_ROWS
 from training.sources import DataError
 
 _WIDTH: Final = 110
+_FEWEST_REPLAYED: Final = 100
+_MOST_REPLAYED: Final = 1_000_000
 _NICEST: Final = 19
 _LARGEST_SEED: Final = (1 << 31) - 1
 _NOTHING_NEW: Final = (
@@ -81,8 +83,10 @@ def run(args: argparse.Namespace) -> int:
 
 def plan_of(args: argparse.Namespace, place: Place) -> Plan:
     """The plan that the arguments make for a registry and its log. ValueError where one of them makes no sense."""
-    if args.rows < 1 or args.min_rows < 20 or args.replay_requests < 100:
-        raise ValueError("--rows must be at least 1, --min-rows at least 20, --replay-requests at least 100")
+    if args.rows < 1 or args.min_rows < 20:
+        raise ValueError("--rows must be at least 1, --min-rows at least 20")
+    if not _FEWEST_REPLAYED <= args.replay_requests <= _MOST_REPLAYED:
+        raise ValueError(f"--replay-requests must be from {_FEWEST_REPLAYED} to {_MOST_REPLAYED}")
     if args.max_extra_delay is not None and not 0 <= args.max_extra_delay < 1e9:
         raise ValueError("--max-extra-delay must be a number of seconds, 0 or more")
     if not 0 <= args.nice <= _NICEST:
