@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.scheduling.fleet import FleetWindow, Standing, divided, grouped
+from proxy.scheduling.fleet import FleetWindow, Part, Standing, divided, grouped
 
 KEYS = st.lists(st.integers(0, 10**12), max_size=40).map(sorted)
 STANDINGS = st.dictionaries(
@@ -60,6 +60,25 @@ def test_a_long_queue_gets_more_than_a_short_one() -> None:
     )
     places = divided(40, {"a": long, "b": short})
     assert 2 < places["a"] / places["b"] < 4
+
+
+@given(st.integers(2, 60), st.integers(1, 60))
+def test_whoever_is_ahead_of_all_gives_up_places(had: int, others: int) -> None:
+    """However few it has: otherwise it would stay ahead, and its callers be served before those who came earlier."""
+    total, part = had + others, Part(had)
+    for _ in range(400):
+        ahead = Standing(part.places, float(part.places), grouped(range(1000, 1100)))
+        behind = Standing(total - part.places, 1.0, grouped(range(200)))
+        part.follow(total, divided(total, {"a": ahead, "b": behind})["a"])
+    assert part.places == 1
+
+
+def test_a_little_less_for_a_moment_moves_no_place() -> None:
+    """Parts move by one as answers end: a place is given up once that lasts, more of them at once."""
+    part = Part(8)
+    assert [part.follow(24, wanted) for wanted in (8, 7, 7, 8, 7, 7, 7, 7, 3)] == [8] * 7 + [7, 3]
+    assert part.follow(24, 12) == 12
+    assert part.follow(23, 11) == 11
 
 
 def test_the_fleets_window_is_found() -> None:

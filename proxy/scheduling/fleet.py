@@ -10,6 +10,9 @@ from proxy.scheduling.window import Polled
 from proxy.scheduling.witness import Gauges
 
 _GROUPS: Final = 8
+# Of so many places one less is little; so many beats in a row must say so before it is given up.
+_FEW: Final = 8
+_LASTS: Final = 4
 _FRESH_US: Final = 5_000_000
 
 
@@ -71,6 +74,28 @@ def _rounded(total: int, exact: Mapping[str, float]) -> dict[str, int]:
         largest = max(places, key=lambda name: (places[name], name))
         places[largest] -= 1
     return places
+
+
+class Part:
+    """The places that one proxy goes for: its part of all, but a little less only once that has lasted.
+
+    A place on its way from one proxy to another is nobody's, and parts move by one as answers end. Whoever never
+    gave up the last few would stay ahead of all with them, its callers served before those who came earlier.
+    """
+
+    def __init__(self, places: int) -> None:
+        self.places = places
+        self._agreed = 0
+        self._less = 0
+
+    def follow(self, agreed: int, part: int) -> int:
+        """Another beat, by which `part` of the `agreed` places are this proxy's; returns those to go for."""
+        steady, self._agreed = agreed == self._agreed, agreed
+        a_little = self.places - max(1, self.places // _FEW) <= part < self.places
+        self._less = self._less + 1 if steady and a_little else 0
+        if not 0 < self._less < _LASTS:
+            self.places, self._less = part, 0
+        return self.places
 
 
 class FleetWindow:

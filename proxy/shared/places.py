@@ -14,7 +14,7 @@ import msgspec
 from proxy.clock import Clock
 from proxy.dispatcher import Dispatcher
 from proxy.engines.priorities import TIER_STEP
-from proxy.scheduling.fleet import FleetWindow, Standing, divided, grouped
+from proxy.scheduling.fleet import FleetWindow, Part, Standing, divided, grouped
 from proxy.scheduling.window import WindowController
 from proxy.shared.link import Link
 from proxy.windows import Share, Windows
@@ -24,7 +24,6 @@ _PART: Final = "windows"
 _BEAT_S: Final = 0.5
 # While somebody waits, a place that one gives up is soon another's.
 _QUICK_BEAT_S: Final = 0.15
-_FEW: Final = 8
 # A proxy that has not been heard of for so long has no places any more.
 _LEASE_MS: Final = 2_500
 # Without Redis the last division holds for so long; then each proxy goes by what it sees of the engine itself.
@@ -79,10 +78,9 @@ class Places:
         self._windows = windows
         self._clock = clock
         self._grant = link.client.register_script(_GRANT)
-        # Engines that others send to as well; `_wanted` is what is this proxy's by the last beat.
+        # Engines that others send to as well, and this proxy's part of each by the last beat.
         self._fleets: dict[str, FleetWindow] = {}
-        self._wanted: dict[str, int] = {}
-        self._agreed: dict[str, int] = {}
+        self._parts: dict[str, Part] = {}
         self._held: set[str] = set()
         self._beaten_us = 0
         self.proxies = 1
@@ -96,8 +94,7 @@ class Places:
         """The engine has left: what is known of others that send to it is of no use any more."""
         self._held.discard(engine)
         self._fleets.pop(engine, None)
-        self._wanted.pop(engine, None)
-        self._agreed.pop(engine, None)
+        self._parts.pop(engine, None)
 
     async def run(self) -> None:
         """Beat until cancelled. Where the first beat fails, this proxy begins on its own."""
@@ -136,8 +133,7 @@ class Places:
 
     def _forget_all(self) -> None:
         self._fleets.clear()
-        self._wanted.clear()
-        self._agreed.clear()
+        self._parts.clear()
         self.proxies = 1
 
     async def _beat(self) -> bool:
@@ -161,9 +157,8 @@ class Places:
     async def _beat_for(self, engine: str, own: Standing, controller: WindowController) -> int:
         """One engine's heartbeat; returns how many proxies send to it."""
         window = self._window(engine, controller)
-        places, agreed, others = await self._ask(
-            engine, window, self._wanted.get(engine, controller.window), own
-        )
+        part = self._parts.get(engine) or Part(controller.window)
+        places, agreed, others = await self._ask(engine, window, part.places, own)
         if engine not in self._windows or not others:
             self.forget(engine)
             self._share(engine, None)
@@ -177,22 +172,14 @@ class Places:
             fleet.observe(standings, controller.polled, controller.stay_us, self._clock.now_us())
         else:
             fleet.follow(agreed)
-        wanted = self._wanted[engine] = self._steady(
-            engine, agreed, divided(agreed, standings)[self._proxy_id]
-        )
+        self._parts[engine] = part
+        wanted = part.follow(agreed, divided(agreed, standings)[self._proxy_id])
         if wanted > places:
             places, _, _ = await self._ask(engine, window, wanted, own)
         # Less is taken at once, more only once it is granted.
         reason = f"its part of {agreed} that {len(standings)} proxies share"
         self._share(engine, Share(min(places, wanted), reason))
         return len(standings)
-
-    def _steady(self, engine: str, agreed: int, wanted: int) -> int:
-        """What to want: a place on its way from one proxy to another is nobody's, so few are moved."""
-        before, self._agreed[engine] = self._agreed.get(engine), agreed
-        had = self._wanted.get(engine, 0)
-        slightly_less = had - max(1, had // _FEW) <= wanted < had
-        return had if agreed == before and slightly_less else wanted
 
     async def _ask(
         self, engine: str, window: int, wanted: int, own: Standing
