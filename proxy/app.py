@@ -69,7 +69,7 @@ class Headway:
         self._order = OrderInForce(
             settings, self._scheduler, self._dispatcher, self._clock, fixed=policy is not None
         )
-        self._learning = Learning(settings, self._estimator, self._order, self._logged)
+        self._learning = Learning(settings, self._estimator, self._order, self._clock, self._logged)
         self._identities = make_identities(settings, self._scheduler.classes)
         self.metrics = Metrics()
         self._active = ActiveCount()

@@ -79,6 +79,10 @@ class Bookkeeper:
         if exchange.span is not None:
             exchange.span.end(record, self._clock.now_us())
 
+    def began(self, exchange: Exchange) -> None:
+        """An engine has begun to answer it; called again where another one does."""
+        self._learning.began(exchange)
+
     def came_back(self, engine: str) -> None:
         """An engine may have been started otherwise: how it orders is to be seen anew."""
         self.watches[engine].reset()
@@ -87,13 +91,10 @@ class Bookkeeper:
     def _learn(self, exchange: Exchange) -> None:
         """Only answers that ended by themselves are lengths; a cut one says no more than 'at least'."""
         tokens = exchange.usage.completion_tokens if exchange.usage else None
-        if exchange.estimate is None or tokens is None:
+        cut, by_itself = exchange.finish_reason in CUT, exchange.finish_reason in _ENDED_BY_ITSELF
+        self._learning.ended(exchange, tokens if cut or by_itself else None, cut=cut)
+        if exchange.estimate is None or tokens is None or not by_itself:
             return
-        if exchange.finish_reason in CUT:
-            self._learning.ended(exchange, tokens, cut=True)
-        if exchange.finish_reason not in _ENDED_BY_ITSELF:
-            return
-        self._learning.ended(exchange, tokens, cut=False)
         finished_at_s = self._clock.now_us() / 1e6
         self._estimator.learn(exchange.estimate, tokens, finished_at_s)
         if self._tell is not None and exchange.estimate.history_key is not None:

@@ -1,6 +1,6 @@
 """One request's life in the proxy, from its first byte to its one end: what was known, and when."""
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
@@ -24,11 +24,19 @@ class Asked(msgspec.Struct, frozen=True):
     cached_before: int
 
 
+class Watched(NamedTuple):
+    """By which tickets the guardrail and the shadow know a request that an engine has begun; None: not sampled."""
+
+    ticket: int
+    sampled: int | None
+
+
 class Exchange(msgspec.Struct, eq=False):
     """Filled in on the way; `record` makes the traffic record of it. Times in microseconds of the clock.
 
     `attempts`: how often it was sent to an engine. `rank`: what the engine orders it by, lower first; None where
-    it was told nothing. `span`: None where nobody traces.
+    it was told nothing. `watched`: None where its prediction is not held against what comes. `span`: None where
+    nobody traces.
     """
 
     request_id: str
@@ -50,6 +58,7 @@ class Exchange(msgspec.Struct, eq=False):
     engine_queue_ms: float | None = None
     finish_reason: str | None = None
     outcome: Outcome | None = None
+    watched: Watched | None = None
     span: "RequestSpan | None" = None
 
     def end(self, outcome: Outcome) -> None:

@@ -46,7 +46,7 @@ def watch_ranker(metrics: Metrics, learning: Learning) -> None:
     )
     metrics.gauge(
         "headway_live_pairwise_accuracy",
-        "Share of pairs of the last ended requests that were predicted in the right order; 0.5 is chance.",
+        "Share of known pairs of the last requests that were predicted in the right order; 0.5 is chance.",
         lambda: _share(guardrail.accuracy),
     )
     metrics.gauge(

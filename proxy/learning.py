@@ -2,16 +2,17 @@
 
 import asyncio
 import logging
-from collections import deque
+import math
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, Final
 
 from predictor.lightgbm_ranker import DEFAULT_ARTIFACT, LightGBMRanker
-from predictor.live_order import Accuracy, Ended, Guardrail
+from predictor.live_order import JUDGED_EVERY_S, Accuracy, Guardrail
 from predictor.registry import Role
 from proxy.artifact_watch import ArtifactSource, ArtifactWatch, PointerFile
-from proxy.exchange import Exchange
+from proxy.clock import Clock
+from proxy.exchange import Exchange, Watched
 from proxy.history_file import HistoryFile, remember
 from proxy.order_in_force import OrderInForce
 from proxy.ranking import Estimator, Ranking
@@ -21,9 +22,6 @@ from proxy.shadow import MOST_SAMPLES, Sample, Shadow
 from proxy.status import RankerStatus, ShadowStatus
 
 _LOG: Final = logging.getLogger("headway.guardrail")
-_TICK_S: Final = 0.5
-# So many ended requests are looked at per tick, the last ones; more would prove nothing sooner.
-_MOST_PER_TICK: Final = 64
 
 
 class Learning:
@@ -37,6 +35,7 @@ class Learning:
         settings: Settings,
         estimator: Estimator,
         order: OrderInForce,
+        clock: Clock,
         logged: Callable[[], int] = lambda: 0,
     ) -> None:
         """`order` falls back where the ranker is proved wrong, and hears what a new artifact recommends; `logged`
@@ -45,9 +44,9 @@ class Learning:
         self._ranking = estimator if isinstance(estimator, Ranking) else None
         self._estimator = estimator
         self._order = order
+        self._clock = clock
         self._logged = logged
         self.retraining: Retraining | None = None
-        self._ended: deque[Ended] = deque(maxlen=_MOST_PER_TICK)
         self.guardrail = Guardrail(settings.accuracy_floor)
         self.shadow = Shadow()
         self.watches: dict[Role, ArtifactWatch] = {}
@@ -106,16 +105,31 @@ class Learning:
         for watch in self.watches.values():
             watch.wake()
 
-    def ended(self, exchange: Exchange, tokens: int, *, cut: bool) -> None:
-        """An answer has ended by itself or at its limit; costs the request's path an entry in a queue."""
+    def began(self, exchange: Exchange) -> None:
+        """An engine has begun to answer; costs the request's path an entry in an array."""
+        self._leave(exchange, math.nan, cut=False)
         estimate = exchange.estimate
         if estimate is None or estimate.scored is None or estimate.artifact != self._estimator.artifact_id:
             return
-        ended = Ended(estimate.prediction.quantile, estimate.scored.tokens, tokens, cut)
-        self._ended.append(ended)
+        now_us, sampled = self._clock.now_us(), None
         if self.shadow.artifact_id is not None and exchange.body is not None and estimate.features:
-            uncorrected = ended._replace(quantile=estimate.scored.quantile)
-            self.shadow.offer(Sample(exchange.api, exchange.body, estimate.features, uncorrected))
+            sample = Sample(exchange.api, exchange.body, estimate.features, estimate.scored)
+            sampled = self.shadow.begin(sample, now_us)
+        ticket = self.guardrail.begin(now_us, estimate.prediction.quantile, estimate.scored.tokens)
+        exchange.watched = Watched(ticket, sampled)
+
+    def ended(self, exchange: Exchange, tokens: int | None, *, cut: bool) -> None:
+        """It has ended, by itself or at a limit after so many tokens; None: otherwise."""
+        self._leave(exchange, math.nan if tokens is None else tokens, cut=cut)
+
+    def _leave(self, exchange: Exchange, tokens: float, *, cut: bool) -> None:
+        if exchange.watched is None:
+            return
+        now_us, (ticket, sampled) = self._clock.now_us(), exchange.watched
+        exchange.watched = None
+        self.guardrail.end(ticket, now_us, tokens, cut=cut)
+        if sampled is not None:
+            self.shadow.end(sampled, now_us, tokens, cut=cut)
 
     def status(self) -> RankerStatus:
         """For the status page."""
@@ -156,24 +170,23 @@ class Learning:
         assert self._ranking is not None and ranker is not None
         self._ranking.take(ranker)
         self._order.recommend(ranker.artifact.metadata.order)
-        self._ended.clear()
         self.guardrail.begin_anew()
         self.shadow.begin_anew()
 
     async def _run(self) -> None:
         while True:
-            await asyncio.sleep(_TICK_S)
+            await asyncio.sleep(JUDGED_EVERY_S)
             # A little at a time: requests go first.
-            for _ in range(_MOST_PER_TICK):
-                self.judge_one()
-                await asyncio.sleep(0)
+            self.judge()
             for _ in range(MOST_SAMPLES):
-                self.shadow.score_one()
                 await asyncio.sleep(0)
+                self.shadow.score_one()
+            await asyncio.sleep(0)
+            self.shadow.judge(self._clock.now_us())
 
-    def judge_one(self) -> None:
-        """Hold the prediction of one ended request, if there is one, against what came."""
-        if self._ended and self.guardrail.add(self._ended.popleft()):
+    def judge(self) -> None:
+        """Hold what was predicted against what has come since the last time."""
+        if self.guardrail.judge(self._clock.now_us()):
             self._say_verdict()
             self._order.fall(self.guardrail.fallen)
 

@@ -237,6 +237,9 @@ class Serving:
         exchange.key_us = queued.key_us
         exchange.replica = queued.replica
         exchange.dispatched_us = queued.dispatched_us
+        if not queued.streamed:
+            # Its first byte will come with its last.
+            self._books.began(exchange)
         async with self._sender.sent(request, raw, exchange, pass_key=not self.identities.uses_keys) as (
             engine,
             outgoing,
@@ -248,6 +251,11 @@ class Serving:
     def _relay(
         self, request: web.BaseRequest, queued: QueuedRequest, exchange: Exchange, held: HeldStream | None
     ) -> Relay:
+        def engine_began() -> None:
+            self._dispatcher.began(queued)
+            if queued.streamed:
+                self._books.began(exchange)
+
         def engine_done() -> None:
             self._dispatcher.release(queued, exchange.actual_tokens(), exchange.engine_queue_ms)
             if self._asker is not None:
@@ -259,7 +267,7 @@ class Serving:
             self._clock,
             request,
             exchange,
-            engine_began=lambda: self._dispatcher.began(queued),
+            engine_began=engine_began,
             engine_done=engine_done,
             is_full=self._engines.adapter(queued.replica or "").is_full,
             client_timeout_s=self._settings.client_timeout_s,

@@ -6,7 +6,7 @@ import pytest
 from proxy.scheduling.policy import MICROSECONDS, Quantile
 from training.profiles import EngineProfile
 from training.replay.guarded import GuardedQueue
-from training.replay.predictions import Distortion, Ranked, distorted, oracle
+from training.replay.predictions import Distortion, Ranked, distorted, oracle, synthetic
 from training.replay.scene import Knobs, Scene
 from training.replay.simulate import Jobs, Pool, scheduler, simulate
 
@@ -75,6 +75,17 @@ def test_a_reversed_ranker_costs_at_most_half_as_much_again_at_once(standing: in
     before = np.array(jobs.at_us) <= queue.switched_us[0]
     assert before.sum() >= standing
     assert run.ttft_s[before].mean() <= 1.5 * scene.fcfs.ttft_s[before].mean()
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_fair_ranker_keeps_the_order_of_a_crowd(seed: int) -> None:
+    """Where 600 stand there and the shortest go first, those that have ended speak against whoever put them there:
+    predictions of tau .4 keep the order all the same, request by request."""
+    jobs, lengths = crowd(900, seed)
+    jobs = Jobs(jobs.prompt_tokens, jobs.output_tokens, [0] * 600 + jobs.at_us[:300])
+    scene = Scene(Pool(PROFILE), jobs, synthetic(lengths, 0.4, np.random.default_rng(100 + seed)))
+    plain, guarded = (scene.run(name, Knobs(OVERTAKE_S)) for name in ("quantile", "guarded"))
+    np.testing.assert_array_equal(plain.order, guarded.order)
 
 
 def test_true_predictions_are_not_touched() -> None:
