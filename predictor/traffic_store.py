@@ -143,7 +143,15 @@ def read_records(
 def read_schemas(path: Path) -> dict[str, tuple[str, ...]]:
     """Feature names by schema id. Raises sqlite3.Error where it is no log."""
     with _reading(path) as database:
-        return {key: tuple(json.loads(names)) for key, names in database.execute("SELECT * FROM schemas")}
+        return {key: names_of(data) for key, data in database.execute("SELECT * FROM schemas")}
+
+
+def names_of(data: str | bytes) -> tuple[str, ...]:
+    """The feature names of one schema; none where damage has left no list of names, which costs its rows alone."""
+    try:
+        return msgspec.json.decode(data, type=tuple[str, ...])
+    except (msgspec.DecodeError, UnicodeDecodeError, TypeError, RecursionError):
+        return ()
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ Each entry is one record, in the encoding of the SQLite log; feature names are i
 id is Redis's own time when the request had ended, so a span of time is a span of ids.
 """
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any, Final
@@ -14,6 +13,7 @@ import redis
 
 from predictor.records import TrafficRecord
 from predictor.redis_address import RedisAddress
+from predictor.traffic_store import names_of
 
 STREAM: Final = "headway:traffic"
 SCHEMAS: Final = "headway:schemas"
@@ -37,11 +37,11 @@ def read_stream(
 ) -> Iterator[tuple[TrafficRecord, tuple[str, ...]]]:
     """Records that arrived in [since, until), in the order in which they ended, with their features' names.
 
-    `unreadable` is called for each entry that is none. Raises redis.RedisError, OSError (no connection, no password
-    file), msgspec.DecodeError or ValueError (names that are none).
+    `unreadable` is called for each entry that is none. Raises redis.RedisError or OSError (no connection, no password
+    file).
     """
     with closing(redis.Redis(**address.options(), socket_timeout=30)) as client:
-        names = {key.decode(): tuple(json.loads(value)) for key, value in _hash(client).items()}
+        names = {key.decode("utf-8", "replace"): names_of(value) for key, value in _hash(client).items()}
         for entry in _entries(client, max(0, since_us // 1000 - _SKEW_MS)):
             try:
                 record = msgspec.json.decode(entry, type=TrafficRecord)

@@ -69,6 +69,16 @@ def test_features_come_back_under_their_names(store: sqlite3.Connection, path: P
     assert read_schemas(path) == {"abc": names, "def": ("other",)}
 
 
+@pytest.mark.parametrize("damage", ['["a"', "", "7", "[1]", b"\xff", "[" * 100_000])
+def test_damaged_names_cost_their_rows_alone(store: sqlite3.Connection, path: Path, damage: object) -> None:
+    """Numbers that nobody can name any more are no features; all else of the log is read as before."""
+    write_records(store, [record(1)], {"abc": ("a",), "def": ("b",)})
+    with store:
+        store.execute("UPDATE schemas SET names = ? WHERE id = 'abc'", (damage,))
+    assert read_schemas(path) == {"abc": (), "def": ("b",)}
+    assert len(list(read_records(path))) == 1
+
+
 def test_a_reader_does_not_wait_for_the_writer(store: sqlite3.Connection, path: Path) -> None:
     """Training reads what was committed while serving is in the middle of a write."""
     write_records(store, [record(1)], {})

@@ -17,8 +17,11 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m training.loop", description=_WHAT)
     add = parser.add_argument
     add("--engine", choices=("emulated", "vllm"), default="emulated", help="what serves")
-    add("--quick", action="store_true", help=f"within {QUICK_MINUTES:g} minutes (the default)")
-    add("--full", action="store_true", help=f"within {FULL_MINUTES:g} minutes")
+    extent = parser.add_mutually_exclusive_group()
+    extent.add_argument(
+        "--quick", action="store_true", help=f"within {QUICK_MINUTES:g} minutes (the default)"
+    )
+    extent.add_argument("--full", action="store_true", help=f"within {FULL_MINUTES:g} minutes")
     add("--minutes", type=_positive, help="within so many")
     add("--load", type=_positive, default=1.3, help="arrival rate over the closed-loop rate")
     add(
