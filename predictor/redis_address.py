@@ -5,10 +5,16 @@ from typing import Any, Final
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from redis.credentials import CredentialProvider
-from redis.exceptions import RedisError
+from redis.exceptions import AuthenticationError, RedisError
 
 SCHEMES: Final = ("redis://", "rediss://")
 _EXAMPLE: Final = "redis://HOST:6379/0, or rediss:// for TLS"
+
+
+def said(error: Exception) -> str:
+    """What an operator reads of an error with Redis. No text of redis-py holds a password."""
+    refused = isinstance(error, AuthenticationError)
+    return f"it wants another password (HEADWAY_REDIS_PASSWORD): {error}" if refused else str(error)
 
 
 class RedisAddress:

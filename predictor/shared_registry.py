@@ -69,8 +69,11 @@ class SharedRegistry:
         self._client.close()
 
     def pointer(self, role: Role) -> str | None:
-        """The id that has the role, None where it is the wheel's or nobody has said. Raises RedisError."""
-        return _named_by(self._client.get(role_key(role)))
+        """The id that has the role, None where it is the wheel's or nobody has said.
+
+        Raises RedisError, or RegistryError where something else is written there.
+        """
+        return _named_by(role, self._client.get(role_key(role)))
 
     def has_said(self, role: Role) -> bool:
         """Whether anybody ever gave the role to anything. Raises RedisError."""
@@ -111,7 +114,7 @@ class SharedRegistry:
         try:
             with self._client.pipeline() as pipe:
                 pipe.watch(*map(role_key, Role))
-                present = {role: _named_by(pipe.get(role_key(role))) for role in Role}
+                present = {role: _named_by(role, pipe.get(role_key(role))) for role in Role}
                 for role, _, expected in changes:
                     _check_role(role, present[role], expected)
                 # Also by a role that does not change: what it names serves on.
@@ -154,8 +157,11 @@ class SharedRegistry:
         return {name: self._client.hget(key, name) or b"" for name in names}
 
 
-def _named_by(value: bytes | None) -> str | None:
-    return value.decode("ascii", "backslashreplace") if value else None
+def _named_by(role: Role, value: bytes | None) -> str | None:
+    try:
+        return checked_id(value.decode("ascii", "backslashreplace")) if value else None
+    except RegistryError as error:
+        raise RegistryError(f"{role_key(role)} in Redis: {error}; delete this key to begin anew") from error
 
 
 def _check_role(role: Role, present: str | None, expected: str | None) -> None:

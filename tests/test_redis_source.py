@@ -155,6 +155,15 @@ async def test_what_is_no_log_is_refused(tmp_path: Path) -> None:
             await asyncio.to_thread(lambda: list(read_source(server.url)))
 
 
+@pytest.mark.parametrize("password", ["", ":wrong@"])
+async def test_a_missing_or_wrong_password_is_asked_for(tmp_path: Path, password: str) -> None:
+    """Redis's own words of HELLO and AUTH tell an operator nothing to do."""
+    async with redis_server(tmp_path, password=SECRET) as server:
+        source = f"redis://{password}127.0.0.1:{server.port}/0"
+        with pytest.raises(DataError, match=r"it wants another password \(HEADWAY_REDIS_PASSWORD\)"):
+            await asyncio.to_thread(lambda: list(read_source(source)))
+
+
 def test_a_password_is_not_shown() -> None:
     """However odd it is, the part before the last @ is left out."""
     assert shown("redis://u:p@ss@host:1/0?since=2026-01-01") == "redis://host:1/0?since=2026-01-01"

@@ -38,6 +38,16 @@ async def command(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int,
     return status, captured.out + captured.err
 
 
+async def test_what_is_no_role_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever else somebody has written there: one line with the key and what to do about it."""
+    async with redis_server(tmp_path, password=SECRET) as server:
+        await server.client.set("headway:role:shadow", b"\xffnonsense")
+        status, said = await command(capsys, "models", "list", "--config", str(config(tmp_path, server)))
+    assert status == 1
+    assert said.count("\n") == 1
+    assert "headway:role:shadow in Redis" in said and "delete this key" in said
+
+
 async def test_the_loop_over_redis(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Retrained from the stream in a pod that is thrown away, listed and rolled back from another."""
     async with redis_server(tmp_path, password=SECRET) as server:

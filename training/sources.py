@@ -20,7 +20,7 @@ import msgspec
 import redis
 
 from predictor.records import CUT, Outcome, TrafficRecord
-from predictor.redis_address import SCHEMES, RedisAddress
+from predictor.redis_address import SCHEMES, RedisAddress, said
 from predictor.traffic_store import read_records, read_schemas
 from predictor.traffic_stream import read_stream
 
@@ -243,7 +243,7 @@ def _read_redis(source: str) -> Iterator[LoggedRequest]:
         for record, names in read_stream(address, since_us or 0, until_us, unreadable=damaged.add):
             yield LoggedRequest(f"{name}:row {damaged.sound()}", record, names)
     except (redis.RedisError, OSError) as error:
-        raise DataError(f"{name}: Redis gives no traffic log: {error}") from error
+        raise DataError(f"{name}: Redis gives no traffic log: {said(error)}") from error
     except (msgspec.DecodeError, ValueError) as error:
         raise DataError(f"{name}: not a readable traffic log: {error}") from error
     damaged.say(name)

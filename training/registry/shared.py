@@ -9,7 +9,7 @@ from typing import NamedTuple
 import redis
 
 from predictor.errors import PredictorError
-from predictor.redis_address import RedisAddress
+from predictor.redis_address import RedisAddress, said
 from predictor.registry import RegistryError, Role, read_pointer, write_pointer
 from predictor.shared_registry import SharedRegistry
 from training.registry.journal import BusyError, champions_before, journal_lines, read_decisions, write_lines
@@ -33,7 +33,7 @@ def place_of(args: argparse.Namespace) -> Place:
     try:
         return Place(state, address.url(), address)
     except redis.RedisError as error:
-        raise RegistryError(f"Redis at {address!r}: {error}") from error
+        raise RegistryError(f"Redis at {address!r}: {said(error)}") from error
 
 
 @contextmanager
@@ -51,7 +51,7 @@ def shared(place: Place, *wanted: str) -> Iterator[None]:
             theirs = {role: registry.pointer(role) for role in Role}
             _pull(registry, place.state, theirs, wanted)
         except redis.RedisError as error:
-            raise RegistryError(f"Redis at {place.redis!r}: {error}") from error
+            raise RegistryError(f"Redis at {place.redis!r}: {said(error)}") from error
         before = {role: read_pointer(place.state, role) for role in Role}
         known = journal_lines(place.state)
         try:

@@ -57,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
     """Retrain and report; where it could not, one line on stderr says why, and nothing has changed."""
     try:
         place = place_of(args)
+        args.state = place.state
         plan = plan_of(args, place)
         os.nice(args.nice)
         with show_progress() as steps, shared(place):
@@ -65,8 +66,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"headway retrain: {error}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"headway retrain: {where}{error.strerror or error}; who served still serves", file=sys.stderr)
+        where, why = error.filename or args.state, error.strerror or error
+        print(f"headway retrain: {where}: {why}; who served still serves", file=sys.stderr)
         return 1
     if args.json:
         print(msgspec.json.encode({"decision": decision}).decode())
