@@ -26,6 +26,11 @@ _STANDARD_ERRORS: Final = 2.5
 # of pure chance below the floor counts, or a ranker that is right would fall some day.
 _LAST: Final = 32
 _FEWEST_LAST: Final = 8
+# A large crowd begins in the order of its predictions: the last few of it stand so close together that a good ranker too
+# orders them by chance. Then more of the past is looked at, until places deviate by so much (all have 0.29).
+_WIDE: Final = 0.1
+# Of those that drift is measured on at most one of so many still runs.
+_STRAGGLERS: Final = 32
 _BEYOND_DOUBT: Final = 3.6
 _NOBODY: Final = -1
 # Whoever judges does so this often: more would prove nothing sooner.
@@ -115,7 +120,7 @@ class LiveOrder:
     def accuracy(self, now_us: int) -> Accuracy | None:
         """None while too few pairs are known. Bounds by Hoeffding's projection: pairs that share a request are
         not independent, requests are."""
-        pairs = self._pairs(now_us, _WINDOW)
+        pairs = self._pairs(now_us, self._wide_enough())
         if np.count_nonzero(pairs.shorter) < _FEWEST or pairs.known < _FEWEST_PAIRS:
             return None
         influence = pairs.right - pairs.share * (pairs.shorter + pairs.longer)
@@ -134,9 +139,12 @@ class LiveOrder:
         return _around(pairs.share, _BEYOND_DOUBT * pairs.chance)
 
     def drift(self) -> float | None:
-        """Expected over actual tokens of the window's requests, cut ones as far as they came; None while those that
-        ended by themselves are too few."""
-        latest = self._latest(_WINDOW)
+        """Expected over actual tokens of requests that began one after another, cut ones as far as they came; None
+        while those that ended by themselves are too few.
+
+        Of the latest that nearly all have ended: of later ones the short have, so that they look expected too long.
+        """
+        latest = self._over()
         latest = latest[self._known_lengths(latest)]
         actual, cut = self._actual[latest], self._cut[latest]
         if np.count_nonzero(~cut) < _FEWEST or actual.sum() <= 0:
@@ -150,10 +158,32 @@ class LiveOrder:
         self._quantile.fill(math.nan)
         self._actual.fill(math.nan)
 
+    def _predicted(self) -> npt.NDArray[np.int_]:
+        """The places of all that are remembered, oldest first."""
+        places = np.arange(max(0, self._next - _REMEMBERED), self._next) % _REMEMBERED
+        return places[~np.isnan(self._quantile[places])]
+
+    def _over(self) -> npt.NDArray[np.int_]:
+        """The places of the latest so many that began one after another and have nearly all ended; maybe none."""
+        places = self._predicted()
+        count = min(_WINDOW, len(places))
+        running = np.concatenate([[0], np.cumsum(np.isnan(self._took_us[places]))])
+        over = np.flatnonzero((running[count:] - running[: len(running) - count]) * _STRAGGLERS <= count)
+        return places[over[-1] : over[-1] + count] if len(over) else places[:0]
+
+    def _wide_enough(self) -> int:
+        """How many that have ended must be looked at for predictions to lie apart, or half as far as all do."""
+        everybody = self._quantile[self._predicted()]
+        ended = _WINDOW
+        if len(everybody) > ended:
+            wide = min(_WIDE, everybody.std() / 2)
+            while ended < _REMEMBERED and self._quantile[self._latest(ended)].std() < wide:
+                ended *= 2
+        return ended
+
     def _latest(self, ended: int) -> npt.NDArray[np.int_]:
         """The places of the last so many that have ended with a length, and of all that began since; oldest first."""
-        places = np.arange(max(0, self._next - _REMEMBERED), self._next) % _REMEMBERED
-        places = places[~np.isnan(self._quantile[places])]
+        places = self._predicted()
         lengths = np.flatnonzero(self._known_lengths(places))
         return places[lengths[-ended] :] if len(lengths) > ended else places
 

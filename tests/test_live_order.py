@@ -1,6 +1,5 @@
 """Live accuracy is the share of known pairs in the right order, and the guardrail acts on proof alone."""
 
-import heapq
 import itertools
 import math
 import random
@@ -11,8 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from predictor.live_order import Guardrail, LiveOrder
-
-SECOND_US = 1_000_000
 
 
 class Told(NamedTuple):
@@ -236,43 +233,6 @@ def test_the_bounds_of_chance_are_exact(begun: list[tuple[int, int]]) -> None:
         error = pairs.chance
     assert sum(shares) / len(shares) == pytest.approx(0.5)
     assert math.sqrt(sum((one - 0.5) ** 2 for one in shares) / len(shares)) == pytest.approx(error)
-
-
-def served(lengths: list[float], quantiles: list[float], slots: int) -> Guardrail:
-    """A guardrail beside an engine with so many slots, before which all requests stand, the shortest predicted first;
-    it judges as often as three answers end on average."""
-    guardrail = Guardrail(0.52)
-    every_us = 3 * SECOND_US * sum(lengths) / len(lengths) / slots
-    waiting = sorted(range(len(lengths)), key=lambda number: quantiles[number], reverse=True)
-    running: list[tuple[float, int, int]] = []
-    now_us = judged_us = 0.0
-    while waiting or running:
-        while waiting and len(running) < slots:
-            number = waiting.pop()
-            ticket = guardrail.begin(round(now_us), quantiles[number], lengths[number])
-            heapq.heappush(running, (now_us + lengths[number] * SECOND_US, number, ticket))
-        now_us, number, ticket = heapq.heappop(running)
-        guardrail.end(ticket, round(now_us), lengths[number])
-        if now_us >= judged_us + every_us:
-            judged_us = now_us
-            if guardrail.judge(round(now_us)):
-                break
-    return guardrail
-
-
-@pytest.mark.parametrize("noise", [0.5, 1.2, 2.0])
-@pytest.mark.parametrize(("slots", "standing"), [(16, 200), (64, 400), (256, 1_000)])
-def test_a_crowd_that_stands_there_does_not_make_a_good_ranker_fall(
-    noise: float, slots: int, standing: int
-) -> None:
-    """Of a burst that is served shortest first, those end first that were predicted too long: that proves nothing
-    against who orders 68 to 88% of pairs rightly. Reversed, it falls."""
-    for seed in range(2):
-        rng = random.Random(seed)
-        lengths = [rng.lognormvariate(4.5, 1.1) for _ in range(standing)]
-        said = [math.log(one) + rng.gauss(0, noise) for one in lengths]
-        assert not served(lengths, said, slots).fallen
-        assert served(lengths, [-one for one in said], slots).fallen
 
 
 def test_no_floor_no_fall() -> None:
