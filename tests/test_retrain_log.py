@@ -5,10 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from logged_traffic import write_log
+from msgspec.structs import replace
 
 from predictor.records import Outcome, TrafficRecord
-from predictor.traffic_store import open_store, write_records
+from predictor.traffic_store import open_store, read_records, read_schemas, write_records
 from training.completion import completion_weights
+from training.replay.workload import read_workload
 from training.retrain.log import read_log
 from training.sources import DataError
 
@@ -21,6 +23,35 @@ def test_the_older_part_is_trained_on_and_the_newer_held_out(tmp_path: Path) -> 
     assert log.held.label.tolist() == [one.output_tokens for one in log.records]
     assert log.newest == "399000000:r000399"
     assert set(log.train.split) == {"train"}
+
+
+def test_the_latest_of_whom_the_long_have_not_ended_are_left_out(tmp_path: Path) -> None:
+    """Read while it is written, a log lacks the long answers to those who came last: the held-out are as long as all
+    are. A log of the past is read whole, and so is one that is too short to tell."""
+    (tmp_path / "all").mkdir()
+    write_log(tmp_path / "all", 1_000)
+    slow = [
+        replace(one, e2e_s=50 * (one.e2e_s or 0)) for one in read_records(tmp_path / "all" / "traffic.db")
+    ]
+    now_s = 1_000.0
+    ended = [one for one in slow if one.arrival_us / 1e6 + (one.e2e_s or 0) <= now_s]
+    database = open_store(tmp_path / "traffic.db")
+    write_records(database, ended, read_schemas(tmp_path / "all" / "traffic.db"))
+    database.close()
+    source = f"sqlite:///{tmp_path / 'traffic.db'}"
+    everybody = np.mean([one.output_tokens or 0 for one in slow])
+    log = read_log(source, most=1_000, clock_s=lambda: now_s)
+    assert log.held.label.mean() > 0.9 * everybody
+    replayed = read_workload(source, clock_s=lambda: now_s)
+    assert (
+        replayed.sized(200, repeat=False, rng=np.random.default_rng(1)).output_tokens.mean() > 0.9 * everybody
+    )
+    assert log.newest == f"{ended[-1].arrival_us}:{ended[-1].request_id}"
+    later = read_log(source, most=1_000, clock_s=lambda: 2 * now_s)
+    assert len(later.train) + len(later.held) == len(ended)
+    assert later.held.label.mean() < 0.8 * everybody
+    few = read_log(source, most=220, clock_s=lambda: now_s)
+    assert len(few.train) + len(few.held) == 220
 
 
 def test_who_was_answered_stands_for_who_was_not() -> None:

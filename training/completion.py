@@ -1,5 +1,6 @@
 """The bias that short-first scheduling leaves in a log of answers, undone by weights."""
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -10,6 +11,8 @@ DoubleArray = npt.NDArray[np.float64]
 _BINS: Final = 10
 # No request stands for more than so many that were lost: a bin with few survivors must not rule the fit.
 _MOST_WEIGHT: Final = 4.0
+# Of those who came so long ago, nearly all have ended.
+_NEARLY_ALL: Final = 0.99
 
 
 def completion_weights(answered: DoubleArray, lost: DoubleArray) -> DoubleArray:
@@ -27,3 +30,16 @@ def completion_weights(answered: DoubleArray, lost: DoubleArray) -> DoubleArray:
     weight = np.minimum(_MOST_WEIGHT, (there + gone + 1) / (there + 1))[place]
     weight[np.isnan(answered)] = 1.0
     return np.asarray(weight / weight.mean(), dtype=np.float64)
+
+
+def long_over(known: Sequence[tuple[float, float | None]], now_s: float) -> list[bool]:
+    """Which answers, oldest first, are to requests that came so long ago that nearly all who came then have ended.
+
+    `known`: when each came, and seconds until its end. Of later ones only the short have ended that were predicted
+    short. How long it takes the older half says, of the newer one the long are missing; all pass where that would
+    leave less than half.
+    """
+    took_s = [e2e_s for _, e2e_s in known[: len(known) // 2] if e2e_s is not None]
+    until_s = now_s - float(np.quantile(took_s, _NEARLY_ALL)) if took_s else now_s
+    over = [at_s <= until_s for at_s, _ in known]
+    return over if 2 * sum(over) >= len(over) else [True] * len(over)

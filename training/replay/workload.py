@@ -3,9 +3,10 @@
 import csv
 import gzip
 import math
+import time
 import zlib
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +16,7 @@ import numpy.typing as npt
 from msgspec.structs import replace
 
 from predictor.request import RequestBody, body_from_dict, guessed_tokens
+from training.completion import long_over
 from training.profiles import EngineProfile
 from training.sources import DataError, LoggedRequest, Row, is_traffic, read_source, read_traffic, shown
 
@@ -93,7 +95,7 @@ class Workload(msgspec.Struct, frozen=True):
         return replace(self, items=[self.items[i] for i in np.concatenate(rounds)[:count]])
 
 
-def read_workload(source: str, latest: int = LATEST) -> Workload:
+def read_workload(source: str, latest: int = LATEST, clock_s: Callable[[], float] = time.time) -> Workload:
     """Read a lengths file, an arrival trace (`*.csv`, `*.csv.gz`) or the `latest` requests of a traffic log.
 
     Raises DataError.
@@ -103,9 +105,14 @@ def read_workload(source: str, latest: int = LATEST) -> Workload:
     items = [item for item in found if item is not None]
     if not items:
         raise DataError(f"{shown(source)}: no row tells how long its answer was (output_tokens, at least 1)")
+    skipped = len(found) - len(items)
     if all(item.at_s is not None for item in items):
         items.sort(key=lambda item: item.at_s or 0.0)
-    return Workload(shown(source), items, len(found) - len(items), logged)
+    if logged:
+        # A log that is being written lacks the long answers to those who came last.
+        over = long_over([(item.at_s or 0.0, item.e2e_s) for item in items], clock_s())
+        items = [item for item, is_over in zip(items, over, strict=True) if is_over]
+    return Workload(shown(source), items, skipped, logged)
 
 
 def _items(source: str) -> Iterable[Item | None]:

@@ -1,5 +1,6 @@
 """The traffic log as a trainer wants it: recent, bounded, split by time, and with the bias of its order undone."""
 
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Final
@@ -9,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from predictor.records import Outcome, TrafficRecord
-from training.completion import completion_weights
+from training.completion import completion_weights, long_over
 from training.dataset import TRAIN_SHARE, Dataset, read_dataset
 from training.examples import unusable
 from training.sources import DataError, LoggedRequest, SourceRow, logged_row, read_traffic, shown
@@ -36,9 +37,17 @@ class Log(msgspec.Struct, frozen=True):
 
 
 def read_log(
-    source: str, most: int, *, fewest: int = FEWEST_ROWS, advance: Callable[[], None] = lambda: None
+    source: str,
+    most: int,
+    *,
+    fewest: int = FEWEST_ROWS,
+    advance: Callable[[], None] = lambda: None,
+    clock_s: Callable[[], float] = time.time,
 ) -> Log:
     """Read at most `most` answered requests, the latest; memory is bounded by that, however long the log.
+
+    Those that came lately are left out: only the short ones of them have ended, and of those the ones that were
+    predicted short. `clock_s` tells Unix time.
 
     Raises DataError where the log cannot be read, or holds too little to learn from.
     """
@@ -55,7 +64,14 @@ def read_log(
             lost.append(request.record)
     if not total:
         raise DataError(f"{shown(source)}: the traffic log is empty; serve some requests first")
-    return _split(shown(source), list(answered), list(lost), newest, fewest)
+    over = _over(list(answered), clock_s(), fewest)
+    return _split(shown(source), over, list(lost), newest, fewest)
+
+
+def _over(answered: list[LoggedRequest], now_s: float, fewest: int) -> list[LoggedRequest]:
+    known = [(one.record.arrival_us / 1e6, one.record.e2e_s) for one in answered]
+    over = [one for one, is_over in zip(answered, long_over(known, now_s), strict=True) if is_over]
+    return over if len(over) >= fewest else answered
 
 
 def _split(
