@@ -80,7 +80,7 @@ class Bookkeeper:
             exchange.span.end(record, self._clock.now_us())
 
     def began(self, exchange: Exchange) -> None:
-        """An engine has begun to answer it; called again where another one does."""
+        """An engine has begun with it; called again where another one does."""
         self._learning.began(exchange)
 
     def came_back(self, engine: str) -> None:

@@ -106,13 +106,18 @@ class Learning:
             watch.wake()
 
     def began(self, exchange: Exchange) -> None:
-        """An engine has begun to answer; costs the request's path an entry in an array."""
+        """An engine has begun with it; costs the request's path an entry in an array.
+
+        Several answers are as many tokens in less time, which compare with nothing that still runs.
+        """
         self._leave(exchange, math.nan, cut=False)
         estimate = exchange.estimate
         if estimate is None or estimate.scored is None or estimate.artifact != self._estimator.artifact_id:
             return
+        if exchange.body is None or exchange.body.answer_count > 1:
+            return
         now_us, sampled = self._clock.now_us(), None
-        if self.shadow.artifact_id is not None and exchange.body is not None and estimate.features:
+        if self.shadow.artifact_id is not None and estimate.features:
             sample = Sample(exchange.api, exchange.body, estimate.features, estimate.scored)
             sampled = self.shadow.begin(sample, now_us)
         ticket = self.guardrail.begin(now_us, estimate.prediction.quantile, estimate.scored.tokens)

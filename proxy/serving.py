@@ -237,8 +237,7 @@ class Serving:
         exchange.key_us = queued.key_us
         exchange.replica = queued.replica
         exchange.dispatched_us = queued.dispatched_us
-        if not queued.streamed:
-            # Its first byte will come with its last.
+        if not self._waits_in_engine(queued):
             self._books.began(exchange)
         async with self._sender.sent(request, raw, exchange, pass_key=not self.identities.uses_keys) as (
             engine,
@@ -248,12 +247,21 @@ class Serving:
                 engine, self._response_headers(exchange), drop_usage=outgoing.added_usage
             )
 
+    def _waits_in_engine(self, queued: QueuedRequest) -> bool:
+        """Whether it is its first byte that shows that it has begun; of what is no stream that comes with the last.
+
+        Elsewhere all begin as they are sent, streams too. Of a crowd's streams and unary answers that began at one time
+        by first byte and by dispatch, the streams, which are long, were sent earlier, because they were predicted
+        shorter: to compare these took the order from good rankers.
+        """
+        return queued.streamed and self._settings.mode == "engine"
+
     def _relay(
         self, request: web.BaseRequest, queued: QueuedRequest, exchange: Exchange, held: HeldStream | None
     ) -> Relay:
         def engine_began() -> None:
             self._dispatcher.began(queued)
-            if queued.streamed:
+            if self._waits_in_engine(queued):
                 self._books.began(exchange)
 
         def engine_done() -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from harness import CHAT, ask_raw, chat, engine_of, eventually, metrics_text, post, proxy_before
+from aiohttp import web
+from harness import CHAT, ask_raw, chat, engine_of, eventually, metrics_text, post, proxy_before, serving_app
 from published import publish
 
 from predictor.lightgbm_ranker import LightGBMRanker
@@ -86,6 +87,39 @@ async def test_a_reversed_ranker_loses_the_order_and_a_good_one_has_it_back(
             await asyncio.sleep(0.5)
         assert "its order is back" in caplog.text
         assert await ask(headway, 5) == "quantile"
+
+
+@pytest.mark.parametrize(
+    ("mode", "stream", "at_once"), [("hybrid", True, 1), ("hybrid", False, 1), ("engine", True, 0)]
+)
+async def test_streams_and_others_are_compared_from_when_they_were_sent(
+    tmp_path: Path, mode: str, stream: bool, at_once: int
+) -> None:
+    """All alike, so that the guardrail sees them in the order in which they went; but not where the engine's own queue
+    is where they wait. Several answers, which take no longer than one, are not compared with one."""
+    asked, answer = asyncio.Event(), asyncio.Event()
+
+    async def engine(_: web.Request) -> web.Response:
+        asked.set()
+        await answer.wait()
+        return web.json_response({"choices": [{"finish_reason": "stop"}], "usage": {"completion_tokens": 5}})
+
+    async def healthy(_: web.Request) -> web.Response:
+        return web.Response()
+
+    async with (
+        serving_app(web.post(CHAT, engine), web.get("/health", healthy)) as url,
+        proxy_before(url, state=tmp_path, estimator=Told(), mode=mode) as headway,
+    ):
+        order = headway._learning.guardrail.order
+        client = asyncio.create_task(ask(headway, 5, stream=stream))
+        await asked.wait()
+        assert order._next == at_once
+        answer.set()
+        await client
+        assert order._next == 1
+        await ask(headway, 5, stream=stream, n=2)
+        assert order._next == 1
 
 
 async def test_who_waits_is_put_in_order_of_arrival_at_once(tmp_path: Path) -> None:
