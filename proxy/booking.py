@@ -83,6 +83,10 @@ class Bookkeeper:
         """An engine has begun with it; called again where another one does."""
         self._learning.began(exchange)
 
+    def waits(self, exchange: Exchange) -> None:
+        """It waits for a place: whichever engine had it has taken nothing of it, and does not run it."""
+        self._learning.ended(exchange, None, cut=False)
+
     def came_back(self, engine: str) -> None:
         """An engine may have been started otherwise: how it orders is to be seen anew."""
         self.watches[engine].reset()

@@ -145,6 +145,7 @@ class Serving:
         assert exchange.identity is not None and exchange.estimate is not None
         failures = refusals = 0
         while True:
+            self._books.waits(exchange)
             queued = self._queued(exchange, exchange.identity, exchange.estimate, len(raw))
             await self._wait(request, raw, queued, exchange)
             try:

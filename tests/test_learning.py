@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from aiohttp import web
 from harness import CHAT, ask_raw, chat, engine_of, eventually, metrics_text, post, proxy_before, serving_app
 from published import publish
+from scripted_engine import JSON, ScriptedEngine, reply
 
 from predictor.lightgbm_ranker import LightGBMRanker
 from predictor.prediction import Prediction
@@ -120,6 +122,22 @@ async def test_streams_and_others_are_compared_from_when_they_were_sent(
         assert order._next == 1
         await ask(headway, 5, stream=stream, n=2)
         assert order._next == 1
+
+
+async def test_whom_an_engine_refused_does_not_run_while_it_waits_again(tmp_path: Path) -> None:
+    """Else it would be counted as longer than everybody who is answered meanwhile."""
+    busy = b'{"error":{"message":"The engine is currently busy.","type":"x","param":null,"code":503}}'
+    async with (
+        ScriptedEngine(reply(busy, JSON, status="503 x")) as engine,
+        proxy_before(engine.url, state=tmp_path, estimator=Told(), engine_kind="vllm") as headway,
+    ):
+        client = asyncio.create_task(ask(headway, 5))
+        await eventually(lambda: headway.status().engines[0].window == 0)
+        order = headway._learning.guardrail.order
+        assert order._next > 0
+        assert not np.isnan(order._took_us[: order._next]).any()
+        client.cancel()
+        await asyncio.gather(client, return_exceptions=True)
 
 
 async def test_who_waits_is_put_in_order_of_arrival_at_once(tmp_path: Path) -> None:
