@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from predictor.features.extractor import FIXED_NAMES
 from predictor.features.grams import Grams, pack_grams
+from predictor.history import HISTORY_NAMES
 from predictor.request import body_from_dict
 from training.dataset import Dataset, pick_columns, read_dataset
 from training.sources import DataError, SourceRow
@@ -125,7 +126,8 @@ def test_a_logged_request_for_several_answers_has_its_limit_for_each(
 
 
 def test_equal_prompts_of_a_log_are_one_prompt() -> None:
-    """Where its text or its n-grams are kept, so that no fold teaches what another is judged by."""
+    """By its text, its n-grams or else its features, so that no fold teaches what another is judged by, and the gate
+    does not take a prompt that comes again and again for as many proofs."""
     logged = {
         "features": np.zeros(1, dtype="<f4").tobytes(),
         "feature_names": ("size.focus",),
@@ -138,6 +140,16 @@ def test_equal_prompts_of_a_log_are_one_prompt() -> None:
     full = read(*({**logged, "id": f"f{n}", "body": one} for n, one in enumerate(bodies))).prompt
     assert full[0] == full[1] != full[2]
     assert full[0] == read({"prompt": "a?", "output_tokens": 5}).prompt[0]
+    names = ("size.focus", HISTORY_NAMES[0])
+    values = [np.array(pair, dtype="<f4").tobytes() for pair in ([1, 2], [1, 3], [2, 2])]
+    rows = (
+        {**logged, "id": f"v{n}", "features": one, "feature_names": names} for n, one in enumerate(values)
+    )
+    alike = read(*rows).prompt
+    assert alike[0] == alike[1] != alike[2]
+    nothing = {**logged, "features": np.full(1, np.nan, dtype="<f4").tobytes()}
+    unknown = read({**nothing, "id": "x"}, {**nothing, "id": "y"}).prompt
+    assert unknown[0] != unknown[1]
 
 
 def test_a_split_is_honoured() -> None:

@@ -12,8 +12,9 @@ from predictor.features.extractor import RawFeatures, raw_features
 from predictor.features.grams import unpack_grams
 from predictor.features.schema import FloatArray
 from predictor.features.view import PromptView, read_view
-from predictor.history import HistoryKey, history_key
+from predictor.history import HISTORY_NAMES, HistoryKey, history_key
 from predictor.request import RequestBody, body_from_dict
+from predictor.self_query import SELF_NAMES
 from training.sources import DataError, Row
 
 HASH_BITS: Final = 15
@@ -24,6 +25,8 @@ _MOST_COUNTED: Final = 10.0
 # An array of names gives each of them the room of the longest.
 _LONGEST_NAME: Final = 200
 _BODY_FIELDS: Final = frozenset(RequestBody.__struct_encode_fields__)
+# What was answered before and what a model said of its own answer differ between equal prompts.
+_OTHERS: Final = frozenset({*HISTORY_NAMES, *SELF_NAMES})
 _SPLITS: Final = frozenset({"", "train", "heldout"})
 
 
@@ -118,7 +121,7 @@ def logged_example(location: str, row: Row) -> Example:
         split=_split(location, row),
         part=_name(row.get("class_name")),
         model=_name(row.get("model")),
-        prompt=_logged_prompt(row),
+        prompt=_logged_prompt(row, names, vector),
         tenant=_name(row.get("tenant") or "default"),
         raw=_logged_raw(location, row, vector),
         vector=vector,
@@ -132,11 +135,15 @@ def _name(value: object) -> str:
     return str(value or "")[:_LONGEST_NAME]
 
 
-def _logged_prompt(row: Row) -> str:
-    """What one prompt is told from another by, so that equal ones stay together: its text, its n-grams, or nothing."""
+def _logged_prompt(row: Row, names: tuple[str, ...], vector: FloatArray) -> str:
+    """What one prompt is told from another by, so that equal ones stay together: its text, its n-grams, or its features,
+    but for those that are no part of it."""
     if isinstance(body := row.get("body"), RequestBody):
         return _prompt_of(read_view(body))
-    return _hashed(row.get("grams") or str(row["id"]).encode())
+    if row.get("grams"):
+        return _hashed(row["grams"])
+    own = vector[[name not in _OTHERS for name in names]]
+    return _hashed(own.tobytes() if np.isfinite(own).any() else str(row["id"]).encode())
 
 
 def _prompt_of(view: PromptView) -> str:
